@@ -1,0 +1,154 @@
+//! What the trainer writes: step records, the live state, the manifest of an adapter or a model.
+
+use serde::{Deserialize, Serialize};
+
+use crate::Map;
+
+pub const TRAINING_SCHEMA_VERSION: u32 = 1;
+
+/// One optimizer step. A line of `checkpoints/steps.jsonl` and an event. No clock in it: a function of the key.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StepRecord {
+    /// From 1.
+    pub step: u64,
+    /// From 1.
+    pub epoch: u64,
+    /// Sum of token losses over the step's micro-batches, divided by their label tokens.
+    pub loss: f64,
+    /// Before clipping.
+    pub grad_norm: f64,
+    pub lr: f64,
+    pub label_tokens: u64,
+    /// Tokens that went through the model, padding excluded.
+    pub tokens: u64,
+}
+
+/// A validation pass. A line of `checkpoints/validation.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ValidationRecord {
+    pub step: u64,
+    pub epoch: u64,
+    pub loss: f64,
+    pub label_tokens: u64,
+}
+
+/// `manifest.json` beside an adapter or a trained model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainingManifest {
+    pub schema_version: u32,
+    /// `adapter` or `model`.
+    pub kind: String,
+    /// `full`, `lora` or `qlora`.
+    pub mode: String,
+    /// `best` or `last`.
+    pub select: String,
+    pub selected_step: u64,
+    pub steps: u64,
+    pub epochs: u64,
+    pub backend: String,
+    pub base_model_sha256: String,
+    /// SHA-256 of the base tensors after training; equal to the one before, or training is refused as faulty.
+    pub base_model_sha256_after: Option<String>,
+    pub tokenizer_sha256: String,
+    pub template_sha256: String,
+    /// Of the weights written beside this file.
+    pub weights_sha256: String,
+    pub n_trainable: u64,
+    pub first_train_loss: f64,
+    pub final_train_loss: f64,
+    pub validation_loss_before: Option<f64>,
+    pub best_validation_loss: Option<f64>,
+    /// As resolved, defaults filled in.
+    pub params: Map<serde_json::Value>,
+}
+
+/// `log/metrics.json` (volatile).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainingMetrics {
+    pub schema_version: u32,
+    pub backend: String,
+    pub device: String,
+    pub wall_s: f64,
+    pub tokens_per_s: f64,
+    pub steps: u64,
+    pub final_loss: f64,
+    pub best_validation_loss: Option<f64>,
+    pub max_grad_norm: f64,
+    /// Planned before the first step: parameters, optimizer state and the arena.
+    pub planned_peak_bytes: u64,
+    /// Highest resident set of the process, where the system tells it.
+    pub peak_rss_bytes: Option<u64>,
+    /// From NVML; absent without a GPU.
+    pub peak_vram_bytes: Option<u64>,
+    pub mean_gpu_utilization_percent: Option<f64>,
+    pub interrupted_and_resumed: bool,
+}
+
+/// `live/training_state.json`, replaced atomically. Field names as entrenar 0.7 writes them, so that its monitors read it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainingState {
+    pub timestamp_ms: u64,
+    /// From 1.
+    pub epoch: u64,
+    pub total_epochs: u64,
+    /// Inside the epoch.
+    pub step: u64,
+    pub steps_per_epoch: u64,
+    pub loss: f64,
+    pub loss_history: Vec<f64>,
+    pub learning_rate: f64,
+    #[serde(default)]
+    pub lr_history: Vec<f64>,
+    pub gradient_norm: f64,
+    #[serde(default)]
+    pub accuracy: f64,
+    pub tokens_per_second: f64,
+    #[serde(default)]
+    pub samples_per_second: f64,
+    pub start_timestamp_ms: u64,
+    pub gpu: Option<GpuState>,
+    pub sample: Option<SamplePeek>,
+    pub status: TrainingStatus,
+    pub experiment_id: String,
+    pub model_name: String,
+    #[serde(default)]
+    pub model_path: String,
+    #[serde(default)]
+    pub optimizer_name: String,
+    #[serde(default)]
+    pub batch_size: u64,
+    #[serde(default)]
+    pub checkpoint_path: String,
+    #[serde(default)]
+    pub executable_path: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GpuState {
+    pub device_name: String,
+    pub utilization_percent: f64,
+    pub vram_used_gb: f64,
+    pub vram_total_gb: f64,
+    pub temperature_celsius: f64,
+    pub power_watts: f64,
+    pub power_limit_watts: f64,
+    #[serde(default)]
+    pub processes: Vec<serde_json::Value>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SamplePeek {
+    pub input_preview: String,
+    pub target_preview: String,
+    pub generated_preview: String,
+    pub token_match_percent: f64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TrainingStatus {
+    Initializing,
+    Running,
+    Paused,
+    Completed,
+    Failed(String),
+}
