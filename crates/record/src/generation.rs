@@ -33,8 +33,10 @@ pub struct Sample {
 pub enum FinishReason {
     /// A stop token of the model's generation config.
     Stop,
-    /// The token limit.
+    /// The token limit, or the model's last position.
     Length,
+    /// The prompt alone fills the model's positions: nothing was generated, nothing was cut.
+    PromptTooLong,
 }
 
 /// A line of a task file given as token ids, for comparison with other implementations.
@@ -42,6 +44,30 @@ pub enum FinishReason {
 pub struct TokenTask {
     pub id: String,
     pub prompt_ids: Vec<u32>,
+}
+
+pub const SAMPLES_SCHEMA_VERSION: u32 = 1;
+
+/// `manifest.json` beside `samples.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SamplesManifest {
+    pub schema_version: u32,
+    pub backend: String,
+    pub n_tasks: u64,
+    pub n_samples: u64,
+    /// Samples that ended as [`FinishReason::PromptTooLong`].
+    pub n_prompts_too_long: u64,
+    /// The highest round in the file.
+    pub round: u32,
+    pub seed: u64,
+    pub model_sha256: String,
+    pub adapter_sha256: Option<String>,
+    pub tokenizer_sha256: String,
+    pub template_sha256: String,
+    /// Of `samples.jsonl`.
+    pub samples_sha256: String,
+    /// As resolved, defaults filled in.
+    pub params: Map<serde_json::Value>,
 }
 
 /// A line of `timings/timings.jsonl` (volatile).

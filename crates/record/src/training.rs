@@ -46,6 +46,10 @@ pub struct TrainingManifest {
     pub steps: u64,
     pub epochs: u64,
     pub backend: String,
+    /// Identity of the model folder that was trained on: its `ModelManifest::model_sha256`.
+    #[serde(default)]
+    pub model_sha256: String,
+    /// SHA-256 of the base tensors as the trainer holds them (in `qlora`: as 4-bit storage gives them back), before the first step.
     pub base_model_sha256: String,
     /// SHA-256 of the base tensors after training; equal to the one before, or training is refused as faulty.
     pub base_model_sha256_after: Option<String>,
