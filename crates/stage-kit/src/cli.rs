@@ -40,9 +40,12 @@ pub(crate) fn parse<S: Stage>(args: impl IntoIterator<Item = OsString>) -> Resul
     if let Some(path) = std::env::var_os(REQUEST_VARIABLE) {
         let request: Request = files::read_json(Path::new(&path))?;
         if request.protocol != PROTOCOL {
-            return Err(StageError::usage(format!("protocol {} is asked for, this program speaks {PROTOCOL}", request.protocol))
-                .at(Path::new(&path).display().to_string())
-                .next("use a runner and stages of the same build"));
+            return Err(StageError::usage(format!(
+                "protocol {} is asked for, this program speaks {PROTOCOL}",
+                request.protocol
+            ))
+            .at(Path::new(&path).display().to_string())
+            .next("use a runner and stages of the same build"));
         }
         return Ok(Call::Run(Box::new(RunCall { request, by_hand: false, overwrite: false })));
     }
@@ -87,7 +90,9 @@ fn help<S: Stage>() -> String {
     let ports = |title: &str, ports: &[PortSpec]| {
         let lines: Vec<String> = ports
             .iter()
-            .map(|p| format!("  {}{}: {}", p.name, if p.required { "" } else { " (optional)" }, p.description))
+            .map(|p| {
+                format!("  {}{}: {}", p.name, if p.required { "" } else { " (optional)" }, p.description)
+            })
             .collect();
         format!("{title}:\n{}", lines.join("\n"))
     };
@@ -136,7 +141,9 @@ pub(crate) fn params<S: Stage>(given: &Map<Value>) -> Result<S::Params> {
     for name in given.keys() {
         if !known.contains(&name) {
             let list = known.iter().map(|k| k.as_str()).collect::<Vec<_>>().join(", ");
-            return Err(StageError::usage(format!("there is no parameter `{name}`")).at(S::NAME).next(format!("its parameters are: {list}")));
+            return Err(StageError::usage(format!("there is no parameter `{name}`"))
+                .at(S::NAME)
+                .next(format!("its parameters are: {list}")));
         }
     }
     let object = Value::Object(given.clone().into_iter().collect());
@@ -145,8 +152,11 @@ pub(crate) fn params<S: Stage>(given: &Map<Value>) -> Result<S::Params> {
             let alone = Value::Object([((*name).clone(), (*value).clone())].into_iter().collect());
             serde_json::from_value::<S::Params>(alone).is_err()
         });
-        let (place, shown) = culprit.map_or((String::new(), String::new()), |(n, v)| (n.clone(), format!("`{v}`: ")));
-        StageError::usage(format!("{shown}{e}")).at(format!("{} parameter {place}", S::NAME)).next(format!("see `{} --help`", S::NAME))
+        let (place, shown) =
+            culprit.map_or((String::new(), String::new()), |(n, v)| (n.clone(), format!("`{v}`: ")));
+        StageError::usage(format!("{shown}{e}"))
+            .at(format!("{} parameter {place}", S::NAME))
+            .next(format!("see `{} --help`", S::NAME))
     })
 }
 
@@ -171,7 +181,8 @@ fn request_by_hand<S: Stage>(matches: &ArgMatches) -> Result<Request> {
     let schema = params_schema::<S>();
     let params = set.into_iter().map(|(name, text)| (name.clone(), value_of(&schema, &name, text))).collect();
     let here = std::env::current_dir().map_err(|e| StageError::failed(format!("no current folder: {e}")))?;
-    let absolute = |map: Map<String>| -> Map<PathBuf> { map.into_iter().map(|(k, v)| (k, here.join(v))).collect() };
+    let absolute =
+        |map: Map<String>| -> Map<PathBuf> { map.into_iter().map(|(k, v)| (k, here.join(v))).collect() };
     let outputs = absolute(outputs);
     let beside = |suffix: &str| {
         let first = outputs.values().next().cloned().unwrap_or_else(|| here.join(S::NAME));
@@ -181,7 +192,9 @@ fn request_by_hand<S: Stage>(matches: &ArgMatches) -> Result<Request> {
     };
     let cpus = matches.get_one::<u32>("cpus").copied();
     let cpus = cpus.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get() as u32));
-    let folder = |name: &str, suffix: &str| matches.get_one::<PathBuf>(name).map_or_else(|| beside(suffix), |p| here.join(p));
+    let folder = |name: &str, suffix: &str| {
+        matches.get_one::<PathBuf>(name).map_or_else(|| beside(suffix), |p| here.join(p))
+    };
     Ok(Request {
         protocol: PROTOCOL,
         stage: S::NAME.to_owned(),
@@ -209,7 +222,8 @@ fn pairs(matches: &ArgMatches, option: &str) -> Result<Map<String>> {
     let mut found = Map::new();
     for text in matches.get_many::<String>(option).into_iter().flatten() {
         let Some((name, value)) = text.split_once('=') else {
-            return Err(StageError::usage(format!("`--{option} {text}` has no `=`")).next(format!("write --{option} NAME=VALUE")));
+            return Err(StageError::usage(format!("`--{option} {text}` has no `=`"))
+                .next(format!("write --{option} NAME=VALUE")));
         };
         found.insert(name.to_owned(), value.to_owned());
     }
@@ -220,7 +234,8 @@ fn known_ports(kind: &str, given: &Map<String>, ports: &[PortSpec]) -> Result<()
     for name in given.keys() {
         if !ports.iter().any(|p| p.name == name) {
             let list = ports.iter().map(|p| p.name).collect::<Vec<_>>().join(", ");
-            return Err(StageError::usage(format!("there is no {kind} `{name}`")).next(format!("the {kind}s are: {list}")));
+            return Err(StageError::usage(format!("there is no {kind} `{name}`"))
+                .next(format!("the {kind}s are: {list}")));
         }
     }
     Ok(())

@@ -23,7 +23,12 @@ pub struct Context {
 }
 
 impl Context {
-    pub(crate) fn new(request: Request, by_hand: bool, overwrite: bool, cancelled: Arc<AtomicBool>) -> Result<Self> {
+    pub(crate) fn new(
+        request: Request,
+        by_hand: bool,
+        overwrite: bool,
+        cancelled: Arc<AtomicBool>,
+    ) -> Result<Self> {
         for dir in [&request.scratch, &request.checkpoint_dir, &request.live_dir] {
             fs::create_dir_all(dir).map_err(|e| StageError::io("create the folder", dir, e))?;
         }
@@ -36,8 +41,9 @@ impl Context {
     /// The folder or file given for a required input.
     pub fn input(&self, name: &str) -> Result<&Path> {
         self.optional_input(name)?.ok_or_else(|| {
-            StageError::usage(format!("the input `{name}` is missing"))
-                .next(format!("give it: --input {name}=PATH, or `inputs = {{ {name} = ... }}` in the pipeline"))
+            StageError::usage(format!("the input `{name}` is missing")).next(format!(
+                "give it: --input {name}=PATH, or `inputs = {{ {name} = ... }}` in the pipeline"
+            ))
         })
     }
 
@@ -47,7 +53,9 @@ impl Context {
         if path.exists() {
             return Ok(Some(path));
         }
-        Err(StageError::usage(format!("the input `{name}` does not exist")).at(path.display().to_string()).next("check the path"))
+        Err(StageError::usage(format!("the input `{name}` does not exist"))
+            .at(path.display().to_string())
+            .next("check the path"))
     }
 
     /// Whether whoever started the stage wants this output.
@@ -58,7 +66,8 @@ impl Context {
     /// A fresh folder to write the output into. It takes its final name when the stage succeeds.
     pub fn output_dir(&self, name: &str) -> Result<PathBuf> {
         let path = self.request.outputs.get(name).ok_or_else(|| {
-            StageError::usage(format!("the output `{name}` is missing")).next(format!("give it: --output {name}=DIR"))
+            StageError::usage(format!("the output `{name}` is missing"))
+                .next(format!("give it: --output {name}=DIR"))
         })?;
         let partial = partial_name(path);
         if !partial.exists() {

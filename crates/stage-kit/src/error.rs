@@ -41,18 +41,24 @@ impl StageError {
 
     /// Stopped by a signal. Exit code 130.
     pub fn interrupted() -> Self {
-        Self::new(ExitCode::Interrupted, "interrupted").next("run the same command again: it goes on from its last checkpoint")
+        Self::new(ExitCode::Interrupted, "interrupted")
+            .next("run the same command again: it goes on from its last checkpoint")
     }
 
     /// An input/output error on `path` while doing `action` ("read", "create"). Says so when the disk is full.
     pub fn io(action: &str, path: &Path, source: io::Error) -> Self {
         let next = match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free some space on that disk, then run again",
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                "free some space on that disk, then run again"
+            }
             io::ErrorKind::NotFound => "check the path",
             io::ErrorKind::PermissionDenied => "check the permissions of that path",
             _ => "check that disk and path",
         };
-        Self::failed(format!("can't {action}: {source}")).at(path.display().to_string()).next(next).because(source)
+        Self::failed(format!("can't {action}: {source}"))
+            .at(path.display().to_string())
+            .next(next)
+            .because(source)
     }
 
     fn new(code: ExitCode, message: impl Into<String>) -> Self {

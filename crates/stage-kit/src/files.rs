@@ -21,9 +21,11 @@ pub fn read_versioned<T: DeserializeOwned>(path: &Path, version: u32) -> Result<
         Some(found) if found == u64::from(version) => {}
         found => {
             let found = found.map_or("none".to_owned(), |v| v.to_string());
-            return Err(StageError::failed(format!("schema_version is {found}, this program reads {version}"))
-                .at(path.display().to_string())
-                .next("make the file again with a stage of this version"));
+            return Err(StageError::failed(format!(
+                "schema_version is {found}, this program reads {version}"
+            ))
+            .at(path.display().to_string())
+            .next("make the file again with a stage of this version"));
         }
     }
     serde_json::from_value(value).map_err(|e| damaged(path, e.line(), &e))
@@ -31,8 +33,9 @@ pub fn read_versioned<T: DeserializeOwned>(path: &Path, version: u32) -> Result<
 
 /// Pretty-printed with sorted map keys and a final newline.
 pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
-    let mut text = serde_json::to_string_pretty(value)
-        .map_err(|e| StageError::internal(format!("can't write as JSON: {e}")).at(path.display().to_string()))?;
+    let mut text = serde_json::to_string_pretty(value).map_err(|e| {
+        StageError::internal(format!("can't write as JSON: {e}")).at(path.display().to_string())
+    })?;
     text.push('\n');
     fs::write(path, text).map_err(|e| StageError::io("write", path, e))
 }
@@ -49,7 +52,8 @@ pub fn read_jsonl<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     let file = File::open(path).map_err(|e| StageError::io("read", path, e))?;
     let mut rows = Vec::new();
     for (i, line) in BufReader::new(file).lines().enumerate() {
-        let line = line.map_err(|e| StageError::io("read", path, e).at(format!("{}:{}", path.display(), i + 1)))?;
+        let line =
+            line.map_err(|e| StageError::io("read", path, e).at(format!("{}:{}", path.display(), i + 1)))?;
         if line.trim().is_empty() {
             continue;
         }

@@ -1,0 +1,156 @@
+//! The protocol, seen from outside a stage program.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use record::Map;
+use record::event::{Event, EventKind};
+use record::protocol::{Description, PROTOCOL, REQUEST_VARIABLE, Request, Resources};
+use serde_json::json;
+
+fn program() -> PathBuf {
+    let tests = std::env::current_exe().unwrap();
+    tests.parent().unwrap().parent().unwrap().join("examples/echo-stage")
+}
+
+fn by_hand(dir: &Path, args: &[&str]) -> Output {
+    fs::write(dir.join("in.txt"), "hello\n").unwrap();
+    let ports = ["--input", "text=in.txt", "--output", "copies=out"];
+    Command::new(program())
+        .current_dir(dir)
+        .env_remove(REQUEST_VARIABLE)
+        .args(ports)
+        .args(args)
+        .output()
+        .unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    // The renderer wraps lines at the terminal's width.
+    String::from_utf8_lossy(&output.stderr)
+        .split_whitespace()
+        .filter(|w| *w != "│")
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+#[test]
+fn by_hand_it_writes_its_output_and_leaves_no_scratch() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = by_hand(dir.path(), &["--set", "times=3", "--set", "separator=1"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(fs::read_to_string(dir.path().join("out/copies.txt")).unwrap(), "hello1hello1hello");
+    let names: Vec<String> =
+        fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(!names.iter().any(|n| n.contains("partial") || n.contains("scratch")), "{names:?}");
+}
+
+#[test]
+fn an_output_that_exists_is_kept_unless_told_otherwise() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(by_hand(dir.path(), &[]).status.success());
+    let again = by_hand(dir.path(), &["--set", "times=2"]);
+    assert_eq!(again.status.code(), Some(2));
+    assert!(stderr(&again).contains("--overwrite"), "{}", stderr(&again));
+    assert_eq!(fs::read_to_string(dir.path().join("out/copies.txt")).unwrap(), "hello");
+    assert!(by_hand(dir.path(), &["--set", "times=2", "--overwrite"]).status.success());
+    assert_eq!(fs::read_to_string(dir.path().join("out/copies.txt")).unwrap(), "hello hello");
+}
+
+#[test]
+fn wrong_requests_exit_2_and_name_the_culprit() {
+    let dir = tempfile::tempdir().unwrap();
+    for (args, expected) in [
+        (&["--set", "tims=3"][..], "there is no parameter `tims`"),
+        (&["--set", "times=many"], "times"),
+        (&["--set", "times"], "has no `=`"),
+        (&["--input", "txt=a"], "there is no input `txt`"),
+        (&["--input", "text=missing.txt"], "does not exist"),
+        (&["--nonsense"], "--nonsense"),
+    ] {
+        let output = by_hand(dir.path(), args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains(expected), "{args:?}: {}", stderr(&output));
+        assert!(!dir.path().join("out").exists());
+    }
+}
+
+#[test]
+fn a_gate_asked_for_and_not_met_exits_4_and_keeps_the_work() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(by_hand(dir.path(), &["--gate"]).status.code(), Some(4));
+    assert!(dir.path().join("out/copies.txt").exists());
+}
+
+#[test]
+fn the_description_lists_ports_and_parameters() {
+    let output = Command::new(program()).arg("--describe").output().unwrap();
+    let description: Description = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((description.name.as_str(), description.protocol), ("echo-stage", 2));
+    assert_eq!(description.inputs[0].name, "text");
+    assert_eq!(description.params["properties"]["times"]["default"], 1);
+    assert_eq!(description.params["additionalProperties"], false);
+}
+
+fn request(dir: &Path, params: serde_json::Value) -> PathBuf {
+    fs::write(dir.join("in.txt"), "hello\n").unwrap();
+    let request = Request {
+        protocol: PROTOCOL,
+        stage: "echo".into(),
+        key: "00".into(),
+        inputs: Map::from([("text".into(), dir.join("in.txt"))]),
+        outputs: Map::from([("copies".into(), dir.join("out"))]),
+        params: serde_json::from_value(params).unwrap(),
+        seed: 1,
+        resources: Resources { cpus: 1, memory_mb: 100, gpus: 0 },
+        scratch: dir.join("scratch"),
+        checkpoint_dir: dir.join("checkpoint"),
+        live_dir: dir.join("live"),
+        deadline_ms: None,
+    };
+    let path = dir.join("request.json");
+    fs::write(&path, serde_json::to_string(&request).unwrap()).unwrap();
+    path
+}
+
+#[test]
+fn under_a_runner_it_reads_the_request_and_appends_events() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = request(dir.path(), json!({ "times": 2 }));
+    let output = Command::new(program()).env(REQUEST_VARIABLE, &path).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(fs::read_to_string(dir.path().join("out/copies.txt")).unwrap(), "hello hello");
+    let text = fs::read_to_string(dir.path().join("live/events.jsonl")).unwrap();
+    let events: Vec<Event> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let last = &events.last().unwrap().kind;
+    assert_eq!(last, &EventKind::Progress { done: 2, total: Some(2), unit: "copies".into() });
+}
+
+#[test]
+fn a_damaged_request_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("request.json");
+    fs::write(&path, "{\"protocol\": 1,\n \"stage\": }").unwrap();
+    let output = Command::new(program()).env(REQUEST_VARIABLE, &path).output().unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    assert!(stderr(&output).contains("request.json:2"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_signal_ends_it_with_130_and_nothing_half_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = request(dir.path(), json!({ "wait": true }));
+    let mut child =
+        Command::new(program()).env(REQUEST_VARIABLE, &path).stderr(Stdio::null()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !dir.path().join("out.partial/copies.txt").exists() {
+        assert!(Instant::now() < deadline, "the stage never started");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(!dir.path().join("out").exists() && !dir.path().join("out.partial").exists());
+}
