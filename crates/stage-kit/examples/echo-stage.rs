@@ -42,7 +42,10 @@ impl Stage for Echo {
         let progress = context.progress("copies", Some(u64::from(params.times)));
         let copies: Vec<&str> = (0..params.times).map(|_| text.trim()).inspect(|_| progress.inc(1)).collect();
         fs::write(&path, copies.join(&params.separator)).map_err(|e| StageError::io("write", &path, e))?;
-        while params.wait {
+        loop {
+            if !params.wait {
+                break;
+            }
             context.check_cancelled()?;
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
