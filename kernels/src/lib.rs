@@ -1,1 +1,8 @@
-//! CUDA kernels.
+//! Code that talks to hardware directly: CUDA devices, and the matrix products of the CPU backend.
+//!
+//! One of the two rooms where `unsafe` stands; everything that leaves it is safe to call with any argument.
+
+pub mod gemm;
+pub mod probe;
+
+pub use probe::{Device, Probe, probe};

@@ -1,0 +1,93 @@
+//! What CUDA this machine has: never panics, never fails, says what is missing by leaving it out.
+
+use cudarc::driver::{result, sys};
+
+/// A CUDA device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    pub name: String,
+    pub total_bytes: u64,
+    /// Major and minor: `(9, 0)` for `sm_90`.
+    pub compute_capability: (u32, u32),
+}
+
+/// What was found. All empty on a machine without a driver.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Probe {
+    /// Version of the CUDA interface that the driver offers: `12.8`.
+    pub driver: Option<String>,
+    pub devices: Vec<Device>,
+    /// The run-time compiler's library is present.
+    pub nvrtc: bool,
+    /// The matrix library is present.
+    pub cublaslt: bool,
+}
+
+/// Looks for driver, devices and libraries.
+#[must_use]
+pub fn probe() -> Probe {
+    // cudarc panics at the first call of a library that is absent, so each one is asked for first.
+    let mut found = Probe { nvrtc: nvrtc_present(), cublaslt: cublaslt_present(), ..Probe::default() };
+    if !driver_present() || result::init().is_err() {
+        return found;
+    }
+    found.driver = driver_version();
+    let count = result::device::get_count().unwrap_or(0);
+    found.devices = (0..count).filter_map(describe).collect();
+    found
+}
+
+#[expect(unsafe_code, reason = "loading a library runs its initialisers; this one is the driver")]
+fn driver_present() -> bool {
+    // SAFETY: opens the driver library and closes it again; no symbol of it is used.
+    unsafe { sys::is_culib_present() }
+}
+
+#[expect(unsafe_code, reason = "loading a library runs its initialisers")]
+fn nvrtc_present() -> bool {
+    // SAFETY: opens the library and closes it again; no symbol of it is used.
+    unsafe { cudarc::nvrtc::sys::is_culib_present() }
+}
+
+#[expect(unsafe_code, reason = "loading a library runs its initialisers")]
+fn cublaslt_present() -> bool {
+    // SAFETY: opens the library and closes it again; no symbol of it is used.
+    unsafe { cudarc::cublaslt::sys::is_culib_present() }
+}
+
+#[expect(unsafe_code, reason = "a plain query of the driver")]
+fn driver_version() -> Option<String> {
+    let mut version = 0;
+    // SAFETY: the driver is present and initialised; it writes one int.
+    let status = unsafe { sys::cuDriverGetVersion(&raw mut version) };
+    (status == sys::CUresult::CUDA_SUCCESS).then(|| format!("{}.{}", version / 1000, version % 1000 / 10))
+}
+
+#[expect(unsafe_code, reason = "plain queries of the driver")]
+fn describe(ordinal: i32) -> Option<Device> {
+    use sys::CUdevice_attribute as Attribute;
+    let device = result::device::get(ordinal).ok()?;
+    let name = result::device::get_name(device).ok()?;
+    // SAFETY: `device` came from the driver just now.
+    let total = unsafe { result::device::total_mem(device) }.ok()?;
+    let attribute = |which| {
+        // SAFETY: as above.
+        let value = unsafe { result::device::get_attribute(device, which) }.ok()?;
+        u32::try_from(value).ok()
+    };
+    let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+    let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+    Some(Device { name, total_bytes: total as u64, compute_capability: (major, minor) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn probing_never_panics_and_devices_need_a_driver() {
+        let found = probe();
+        assert!(found.driver.is_some() || found.devices.is_empty());
+        assert_eq!(found, probe());
+    }
+}
