@@ -1,0 +1,1 @@
+//! What can be seen in tests without running them.
