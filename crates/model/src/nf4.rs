@@ -1,0 +1,261 @@
+//! NF4, the 4-bit format of QLoRA (T. Dettmers et al., 2023), bit for bit as bitsandbytes stores it.
+//!
+//! Values are taken flat, row-major, in blocks of 64. Each is divided by its block's largest magnitude and becomes the
+//! nearest of 16 levels, the quantiles of a normal distribution. Two codes make a byte, the even element in the high nibble.
+//! With double quantisation the block maxima are themselves stored in 8 bits: their mean is taken off, and blocks of
+//! 256 of them are scaled by the largest magnitude and rounded to a 256-entry table of signed, dynamic exponent.
+
+use std::sync::OnceLock;
+
+use half::bf16;
+
+pub const BLOCK: usize = 64;
+pub const NESTED_BLOCK: usize = 256;
+
+/// The 16 levels, as in Appendix E of the QLoRA paper.
+pub const LEVELS: [f32; 16] = [
+    -1.0,
+    -0.696_192_8,
+    -0.525_073_05,
+    -0.394_917_5,
+    -0.284_441_38,
+    -0.184_773_43,
+    -0.091_050_036,
+    0.0,
+    0.079_580_3,
+    0.160_930_2,
+    0.246_112_3,
+    0.337_915_24,
+    0.440_709_83,
+    0.562_617,
+    0.722_956_84,
+    1.0,
+];
+
+/// A value above `THRESHOLDS[i]` has a code above `i`. The decimals of bitsandbytes, not means computed anew.
+const THRESHOLDS: [f32; 15] = [
+    -0.848_096_4,
+    -0.610_632_9,
+    -0.459_995_27,
+    -0.339_679_43,
+    -0.234_607_41,
+    -0.137_911_73,
+    -0.045_525_018,
+    0.039_790_15,
+    0.120_255_25,
+    0.203_521_25,
+    0.292_013_77,
+    0.389_312_54,
+    0.501_663_4,
+    0.642_786_9,
+    0.861_478_4,
+];
+
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Nf4Error {
+    #[error("value {index} is {value}: only finite numbers can be quantised")]
+    NotFinite { index: usize, value: f32 },
+    #[error("{what}: {found} given, {expected} needed for {len} values")]
+    Length { what: &'static str, found: usize, expected: usize, len: usize },
+}
+
+/// The largest magnitude of each block.
+#[derive(Debug, Clone, PartialEq)]
+pub enum AbsMax {
+    Single(Vec<f32>),
+    Double {
+        codes: Vec<u8>,
+        /// Mean of the magnitudes.
+        offset: f32,
+        /// The largest magnitude of each block of [`NESTED_BLOCK`] magnitudes less the mean.
+        nested: Vec<f32>,
+    },
+}
+
+/// Numbers in NF4.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Nf4 {
+    len: usize,
+    codes: Vec<u8>,
+    absmax: AbsMax,
+}
+
+impl Nf4 {
+    /// Quantises `values`; `double` quantises the block maxima too. The last block may be short.
+    ///
+    /// # Errors
+    /// A value is infinite or not a number.
+    pub fn quantize(values: &[f32], double: bool) -> Result<Self, Nf4Error> {
+        if let Some(index) = values.iter().position(|v| !v.is_finite()) {
+            return Err(Nf4Error::NotFinite { index, value: values[index] });
+        }
+        let maxima: Vec<f32> = values.chunks(BLOCK).map(largest).collect();
+        let mut codes = Vec::with_capacity(values.len().div_ceil(2));
+        for (block, &max) in values.chunks(BLOCK).zip(&maxima) {
+            let inverse = 1.0 / max;
+            // A zero at an odd end, as bitsandbytes pads.
+            let code = |v: Option<&f32>| code(v.copied().unwrap_or(0.0) * inverse);
+            codes.extend(block.chunks(2).map(|pair| code(pair.first()) << 4 | code(pair.get(1))));
+        }
+        let absmax = if double { AbsMax::quantize(&maxima, mean(&maxima)) } else { AbsMax::Single(maxima) };
+        Ok(Self { len: values.len(), codes, absmax })
+    }
+
+    /// Takes parts that were quantised elsewhere.
+    ///
+    /// # Errors
+    /// A part has the wrong length for `len` values.
+    pub fn from_parts(len: usize, codes: Vec<u8>, absmax: AbsMax) -> Result<Self, Nf4Error> {
+        let blocks = len.div_ceil(BLOCK);
+        let (maxima, nested) = match &absmax {
+            AbsMax::Single(maxima) => (maxima.len(), None),
+            AbsMax::Double { codes, nested, .. } => (codes.len(), Some(nested.len())),
+        };
+        let check = |what, found, expected| {
+            if found == expected { Ok(()) } else { Err(Nf4Error::Length { what, found, expected, len }) }
+        };
+        check("codes", codes.len(), len.div_ceil(2))?;
+        check("block maxima", maxima, blocks)?;
+        if let Some(nested) = nested {
+            check("nested maxima", nested, blocks.div_ceil(NESTED_BLOCK))?;
+        }
+        Ok(Self { len, codes, absmax })
+    }
+
+    /// How many numbers.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Two codes a byte, the even element in the high nibble.
+    pub fn codes(&self) -> &[u8] {
+        &self.codes
+    }
+
+    pub fn absmax(&self) -> &AbsMax {
+        &self.absmax
+    }
+
+    /// Bytes of codes and maxima.
+    pub fn n_bytes(&self) -> usize {
+        let maxima = match &self.absmax {
+            AbsMax::Single(maxima) => 4 * maxima.len(),
+            AbsMax::Double { codes, nested, .. } => codes.len() + 4 * nested.len() + 4,
+        };
+        self.codes.len() + maxima
+    }
+
+    /// The numbers again, rounded to bfloat16 (nearest, ties to even), as float32.
+    pub fn dequantize(&self) -> Vec<f32> {
+        let maxima = self.absmax.dequantize();
+        let level = |i: usize| {
+            let byte = self.codes[i / 2];
+            LEVELS[usize::from(if i.is_multiple_of(2) { byte >> 4 } else { byte & 15 })]
+        };
+        (0..self.len).map(|i| bf16::from_f32(level(i) * maxima[i / BLOCK]).to_f32()).collect()
+    }
+}
+
+impl AbsMax {
+    /// Quantises block maxima to 8 bits around `offset`.
+    pub fn quantize(maxima: &[f32], offset: f32) -> Self {
+        let table = dynamic_map();
+        let centred: Vec<f32> = maxima.iter().map(|m| m - offset).collect();
+        let nested: Vec<f32> = centred.chunks(NESTED_BLOCK).map(largest).collect();
+        let mut codes = Vec::with_capacity(maxima.len());
+        for (block, max) in centred.chunks(NESTED_BLOCK).zip(&nested) {
+            let inverse = 1.0 / max;
+            codes.extend(block.iter().map(|v| nearest(table, v * inverse)));
+        }
+        Self::Double { codes, offset, nested }
+    }
+
+    /// The block maxima.
+    pub fn dequantize(&self) -> Vec<f32> {
+        match self {
+            Self::Single(maxima) => maxima.clone(),
+            Self::Double { codes, offset, nested } => {
+                let table = dynamic_map();
+                let value =
+                    |(i, &code): (usize, &u8)| table[usize::from(code)] * nested[i / NESTED_BLOCK] + offset;
+                codes.iter().enumerate().map(value).collect()
+            }
+        }
+    }
+}
+
+fn largest(block: &[f32]) -> f32 {
+    block.iter().fold(0.0, |max, v| max.max(v.abs()))
+}
+
+fn mean(values: &[f32]) -> f32 {
+    if values.is_empty() {
+        return 0.0;
+    }
+    (values.iter().map(|&v| f64::from(v)).sum::<f64>() / values.len() as f64) as f32
+}
+
+/// A block of zeros gives 0 * inf, which is above no threshold: code 0, whose level times 0 is 0.
+fn code(value: f32) -> u8 {
+    THRESHOLDS.iter().filter(|&&t| value > t).count() as u8
+}
+
+/// The index of the entry of a sorted table that bitsandbytes takes for `value`: the nearest, a tie to the lower side
+/// of where its bisection ends.
+fn nearest(table: &[f32; 256], value: f32) -> u8 {
+    let (mut lower, mut upper, mut pivot) = (0usize, 255usize, 127usize);
+    for step in [64, 32, 16, 8, 4, 2, 1] {
+        if value > table[pivot] {
+            lower = pivot;
+            pivot += step;
+        } else {
+            upper = pivot;
+            pivot -= step;
+        }
+    }
+    let at = table[pivot];
+    let chosen = if value > at {
+        if value > (table[upper] + at) * 0.5 { upper } else { pivot }
+    } else if value < (table[lower] + at) * 0.5 {
+        lower
+    } else {
+        pivot
+    };
+    chosen as u8
+}
+
+/// The signed dynamic map of 8 bits with up to 7 exponent bits: for each decade `10^(i - 6)` the middles of `2^i` equal
+/// parts of 0.1..1, both signs, and 0 and 1; sorted (T. Dettmers, "8-bit approximations for parallelism in deep learning", 2015).
+pub fn dynamic_map() -> &'static [f32; 256] {
+    static MAP: OnceLock<[f32; 256]> = OnceLock::new();
+    MAP.get_or_init(|| {
+        let mut entries = Vec::with_capacity(256);
+        for exponent in 0..7 {
+            let scale = 10f64.powi(exponent - 6);
+            let parts = 1usize << exponent;
+            for part in 0..parts {
+                let middle = (linspace(part, parts) + linspace(part + 1, parts)) / 2.0;
+                let value = (scale as f32) * middle;
+                entries.extend([value, -value]);
+            }
+        }
+        entries.extend([0.0, 1.0]);
+        entries.sort_by(f32::total_cmp);
+        let mut map = [0.0; 256];
+        for (slot, entry) in map.iter_mut().zip(entries) {
+            *slot = entry;
+        }
+        map
+    })
+}
+
+/// Boundary `i` of `parts` equal parts of 0.1..1 in float32, counted from the nearer end.
+fn linspace(i: usize, parts: usize) -> f32 {
+    let (start, end) = (0.1f32, 1.0f32);
+    let step = (end - start) / parts as f32;
+    if i < parts.div_ceil(2) { start + step * i as f32 } else { end - step * (parts - i) as f32 }
+}
