@@ -26,6 +26,12 @@ pub struct Origin {
 /// # Errors
 /// A file can't be read, there are no weights, or there is no tokenizer.
 pub fn describe(dir: &Path, origin: Origin) -> Result<ModelManifest> {
+    let manifest = describe_files(dir, origin)?;
+    if manifest.tokenizer_sha256.is_empty() { Err(missing(dir, tokenizer::FILE)) } else { Ok(manifest) }
+}
+
+/// As [`describe`]; without a tokenizer its hash is empty.
+fn describe_files(dir: &Path, origin: Origin) -> Result<ModelManifest> {
     let config = Config::from_dir(dir)?;
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(dir).map_err(|e| ModelError::io("list", dir, e))? {
@@ -35,23 +41,21 @@ pub fn describe(dir: &Path, origin: Origin) -> Result<ModelManifest> {
             files.insert(name.to_owned(), sha256_file(&path)?);
         }
     }
-    let model_sha256 = identity(&files);
-    let tokenizer_sha256 = files.get(tokenizer::FILE).cloned();
-    let missing = |what: &str| ModelError::Manifest {
-        place: dir.display().to_string(),
-        message: format!("has no {what}"),
-    };
     Ok(ModelManifest {
         schema_version: MODEL_SCHEMA_VERSION,
         source: origin.source,
         revision: origin.revision,
         license: origin.license,
-        model_sha256: model_sha256.ok_or_else(|| missing(weights::FILE))?,
-        tokenizer_sha256: tokenizer_sha256.ok_or_else(|| missing(tokenizer::FILE))?,
+        model_sha256: identity(&files).ok_or_else(|| missing(dir, weights::FILE))?,
+        tokenizer_sha256: files.get(tokenizer::FILE).cloned().unwrap_or_default(),
         files,
         n_tensors: names::expected(&config).len() as u64,
         n_parameters: names::n_parameters(&config),
     })
+}
+
+fn missing(dir: &Path, what: &str) -> ModelError {
+    ModelError::Manifest { place: dir.display().to_string(), message: format!("has no {what}") }
 }
 
 /// SHA-256 over the sorted `name\0sha256\n` lines of the weight files; `None` when there are none.
@@ -77,6 +81,7 @@ pub fn save(dir: &Path, manifest: &ModelManifest) -> Result<()> {
 }
 
 /// The manifest of the model in `dir`; made on the spot for a folder that has none, such as one that transformers wrote.
+/// Such a folder may lack a tokenizer: then `tokenizer_sha256` is empty.
 ///
 /// # Errors
 /// The manifest is damaged or of another schema version, or the folder is no model.
@@ -85,7 +90,7 @@ pub fn load(dir: &Path) -> Result<ModelManifest> {
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return describe(dir, Origin { source: "file:".to_owned(), ..Origin::default() });
+            return describe_files(dir, Origin { source: "file:".to_owned(), ..Origin::default() });
         }
         Err(e) => return Err(ModelError::io("read", &path, e)),
     };
