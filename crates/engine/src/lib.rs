@@ -1,1 +1,19 @@
-//! The crate `engine`.
+//! Training and generation with a Qwen2 model.
+//!
+//! The model emits a [`plan`] of operations; [`place`] puts its buffers into one arena, [`verify`] proves that nothing
+//! overlaps and nothing is read before it is written, [`cost`] counts; a [`backend`] runs it. [`Trainer`] and
+//! [`Generator`] stand on top. `docs/ENGINE.md` describes plan, random numbers and precision.
+
+mod api;
+pub mod backend;
+pub mod device;
+mod error;
+mod generate;
+pub mod place;
+pub mod plan;
+mod train;
+
+pub use api::*;
+pub use error::EngineError;
+pub use generate::Generator;
+pub use train::Trainer;

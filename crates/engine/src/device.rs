@@ -1,0 +1,229 @@
+//! Which device a program computes on: a pure choice from what was asked for, what the machine has and what the build holds.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// What a user may ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceRequest {
+    /// The first of CUDA, wgpu and CPU that this build and this machine have.
+    Auto,
+    Cuda { id: u32 },
+    Wgpu,
+    Cpu,
+}
+
+/// Where the work is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ComputeDevice {
+    Cuda { id: u32 },
+    Wgpu,
+    Cpu,
+}
+
+impl ComputeDevice {
+    /// `cuda`, `wgpu` or `cpu`: the backend's name in results.
+    pub fn backend(self) -> &'static str {
+        match self {
+            Self::Cuda { .. } => "cuda",
+            Self::Wgpu => "wgpu",
+            Self::Cpu => "cpu",
+        }
+    }
+}
+
+/// What this program was built with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Build {
+    /// The feature `cuda`.
+    pub cuda: bool,
+    /// The feature `cpu-fallback`: `auto` may choose the CPU.
+    pub cpu_fallback: bool,
+}
+
+/// What a probe of the machine found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GpuProbe {
+    /// No NVIDIA driver, or one that does not answer; why.
+    NoDriver(String),
+    /// Names of the devices, by id; may be none.
+    Devices(Vec<String>),
+}
+
+/// A device, and what its user should know about the choice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    pub device: ComputeDevice,
+    pub warnings: Vec<String>,
+}
+
+/// Why there is no device for a request.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DeviceError {
+    #[error("there is no device `{0}`")]
+    Unknown(String),
+    #[error("no NVIDIA GPU can be used: {0}")]
+    NoGpu(String),
+    #[error("there is no GPU {id}: this machine has {n}")]
+    NoSuchGpu { id: u32, n: usize },
+    #[error("the GPU {id} ({name}) is there, but this build has no CUDA backend")]
+    NoCudaBackend { id: u32, name: String },
+    #[error("this build has no wgpu backend")]
+    NoWgpuBackend,
+    #[error("no device is left to choose: {0}; and this build may not fall back to the CPU by itself")]
+    NothingLeft(String),
+}
+
+impl DeviceError {
+    /// What to do about it.
+    pub fn next_step(&self) -> &'static str {
+        match self {
+            Self::Unknown(_) => "use auto, cuda, cuda:N, wgpu or cpu",
+            Self::NoSuchGpu { .. } => "name one that is there, or compute on the CPU: --set device=cpu",
+            Self::NoGpu(_) => "install the NVIDIA driver, or compute on the CPU (about 100 times slower): --set device=cpu",
+            Self::NoCudaBackend { .. } | Self::NoWgpuBackend => "compute on the CPU: --set device=cpu",
+            Self::NothingLeft(_) => "choose the CPU yourself (--set device=cpu), or build with the feature cpu-fallback",
+        }
+    }
+}
+
+impl FromStr for DeviceRequest {
+    type Err = DeviceError;
+
+    fn from_str(text: &str) -> Result<Self, DeviceError> {
+        let unknown = || DeviceError::Unknown(text.to_owned());
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cuda" => Ok(Self::Cuda { id: 0 }),
+            "wgpu" => Ok(Self::Wgpu),
+            "cpu" => Ok(Self::Cpu),
+            _ => {
+                let id = text.strip_prefix("cuda:").ok_or_else(unknown)?;
+                let digits = !id.is_empty() && id.bytes().all(|b| b.is_ascii_digit());
+                let id = if digits { id.parse().map_err(|_| unknown())? } else { return Err(unknown()) };
+                Ok(Self::Cuda { id })
+            }
+        }
+    }
+}
+
+impl fmt::Display for ComputeDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cuda { id } => write!(f, "cuda:{id}"),
+            Self::Wgpu => f.write_str("wgpu"),
+            Self::Cpu => f.write_str("cpu"),
+        }
+    }
+}
+
+/// Asks the machine's driver.
+pub fn probe() -> GpuProbe {
+    let found = kernels::probe();
+    match found.driver {
+        None => GpuProbe::NoDriver("no NVIDIA driver answers on this machine".to_owned()),
+        Some(_) => GpuProbe::Devices(found.devices.into_iter().map(|d| d.name).collect()),
+    }
+}
+
+/// Chooses a device. `probe` is called only when a GPU matters.
+///
+/// # Errors
+/// [`DeviceError`] when the one asked for can't be used, or `auto` finds none.
+pub fn choose(request: DeviceRequest, build: Build, probe: impl FnOnce() -> GpuProbe) -> Result<Choice, DeviceError> {
+    match request {
+        DeviceRequest::Cpu => Ok(Choice { device: ComputeDevice::Cpu, warnings: Vec::new() }),
+        DeviceRequest::Wgpu => Err(DeviceError::NoWgpuBackend),
+        DeviceRequest::Cuda { id } => Err(cuda(id, build, probe)),
+        DeviceRequest::Auto => {
+            let why = cuda(0, build, probe);
+            if !build.cpu_fallback {
+                return Err(DeviceError::NothingLeft(why.to_string()));
+            }
+            let warnings = vec![
+                format!("no GPU is used: {why}"),
+                DeviceError::NoWgpuBackend.to_string(),
+                "the work goes to the CPU: expect it to take about 100 times as long as on a GPU".to_owned(),
+            ];
+            Ok(Choice { device: ComputeDevice::Cpu, warnings })
+        }
+    }
+}
+
+/// Why the GPU `id` can't be used.
+fn cuda(id: u32, build: Build, probe: impl FnOnce() -> GpuProbe) -> DeviceError {
+    if !build.cuda {
+        return DeviceError::NoGpu("this program was built without the feature cuda".to_owned());
+    }
+    match probe() {
+        GpuProbe::NoDriver(why) => DeviceError::NoGpu(why),
+        GpuProbe::Devices(names) if names.is_empty() => DeviceError::NoGpu("the driver sees no device".to_owned()),
+        GpuProbe::Devices(names) => match names.get(id as usize) {
+            Some(name) => DeviceError::NoCudaBackend { id, name: name.clone() },
+            None => DeviceError::NoSuchGpu { id, n: names.len() },
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: Build = Build { cuda: true, cpu_fallback: true };
+    const NO_FALLBACK: Build = Build { cuda: true, cpu_fallback: false };
+
+    fn one_gpu() -> GpuProbe {
+        GpuProbe::Devices(vec!["GPU".to_owned()])
+    }
+
+    fn no_driver() -> GpuProbe {
+        GpuProbe::NoDriver("libcuda is absent".to_owned())
+    }
+
+    #[test]
+    fn requests_are_read() {
+        let cases = [
+            ("auto", Some(DeviceRequest::Auto)),
+            ("cuda", Some(DeviceRequest::Cuda { id: 0 })),
+            ("cuda:3", Some(DeviceRequest::Cuda { id: 3 })),
+            ("wgpu", Some(DeviceRequest::Wgpu)),
+            ("cpu", Some(DeviceRequest::Cpu)),
+            ("cuda:", None),
+            ("cuda:+1", None),
+            ("cuda:99999999999", None),
+            ("CPU", None),
+            ("gpu", None),
+        ];
+        for (text, wanted) in cases {
+            assert_eq!(text.parse::<DeviceRequest>().ok(), wanted, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_cpu_is_taken_without_a_probe() {
+        let choice = choose(DeviceRequest::Cpu, NO_FALLBACK, || panic!("probed")).unwrap();
+        assert_eq!(choice, Choice { device: ComputeDevice::Cpu, warnings: vec![] });
+    }
+
+    #[test]
+    fn auto_reaches_the_cpu_only_where_the_build_allows_it_and_says_so() {
+        let choice = choose(DeviceRequest::Auto, ALL, no_driver).unwrap();
+        assert_eq!(choice.device, ComputeDevice::Cpu);
+        let text = choice.warnings.join("\n");
+        assert!(text.contains("libcuda is absent") && text.contains("100 times"), "{text}");
+        let error = choose(DeviceRequest::Auto, NO_FALLBACK, no_driver).unwrap_err();
+        assert!(error.to_string().contains("libcuda is absent") && error.next_step().contains("device=cpu"), "{error}");
+    }
+
+    #[test]
+    fn a_gpu_that_was_asked_for_is_never_replaced_in_silence() {
+        let ask = |id, build, probe: fn() -> GpuProbe| choose(DeviceRequest::Cuda { id }, build, probe).unwrap_err();
+        assert!(matches!(ask(0, ALL, no_driver), DeviceError::NoGpu(_)));
+        assert!(matches!(ask(0, ALL, || GpuProbe::Devices(vec![])), DeviceError::NoGpu(_)));
+        assert!(matches!(ask(1, ALL, one_gpu), DeviceError::NoSuchGpu { id: 1, n: 1 }));
+        assert!(matches!(ask(0, ALL, one_gpu), DeviceError::NoCudaBackend { id: 0, .. }));
+        let without = Build { cuda: false, cpu_fallback: true };
+        assert!(ask(0, without, one_gpu).to_string().contains("feature cuda"));
+        assert_eq!(choose(DeviceRequest::Wgpu, ALL, one_gpu).unwrap_err(), DeviceError::NoWgpuBackend);
+    }
+}
