@@ -1,0 +1,135 @@
+//! Files by content.
+
+use std::fs::{self, File, Metadata};
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+
+use super::{CacheError, Result, Store};
+
+/// From here on a file is hashed by several threads over a memory map.
+const PARALLEL_FROM: u64 = 1 << 20;
+
+/// State of an object that an entry names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Presence {
+    Intact,
+    Missing,
+    Damaged,
+}
+
+pub(crate) fn is_executable(meta: &Metadata) -> bool {
+    meta.permissions().mode() & 0o100 != 0
+}
+
+impl Store {
+    /// BLAKE3 of a file's content, hexadecimal; from the stat cache where the file did not change.
+    ///
+    /// # Errors
+    /// The file can't be read.
+    pub fn hash_file(&self, path: &Path, meta: &Metadata) -> Result<String> {
+        if let Some(digest) = self.stats.get(meta) {
+            return Ok(digest);
+        }
+        let digest = hash(path, meta.len()).map_err(|e| CacheError::io("read", path, e))?;
+        self.stats.put(meta, &digest);
+        Ok(digest)
+    }
+
+    pub(crate) fn blob_path(&self, digest: &str, executable: bool) -> PathBuf {
+        let path = self.sharded("blobs", digest);
+        // Mode bits belong to the inode, so that the two kinds can't share one.
+        if executable { path.with_extension("x") } else { path }
+    }
+
+    /// Checks a blob's size and content; the content only when its time stamps changed since it was known.
+    pub(crate) fn check_blob(&self, digest: &str, size: u64, executable: bool) -> Presence {
+        let path = self.blob_path(digest, executable);
+        let Ok(meta) = fs::symlink_metadata(&path) else { return Presence::Missing };
+        let intact = meta.is_file()
+            && meta.len() == size
+            && self.hash_file(&path, &meta).is_ok_and(|found| found == digest);
+        if intact {
+            return Presence::Intact;
+        }
+        self.quarantine(&path, &format!("the cached blob {}", &digest[..12.min(digest.len())]));
+        Presence::Damaged
+    }
+
+    /// Takes a finished file into the store. The file itself becomes read-only and may share its inode with the blob.
+    pub(crate) fn put_blob(&self, file: &Path, meta: &Metadata) -> Result<(String, bool)> {
+        let executable = is_executable(meta);
+        let mode = if executable { 0o555 } else { 0o444 };
+        let fail = |action| move |e| CacheError::io(action, file, e);
+        fs::set_permissions(file, fs::Permissions::from_mode(mode)).map_err(fail("make read-only"))?;
+        let digest = hash(file, meta.len()).map_err(fail("read"))?;
+        File::open(file).and_then(|f| f.sync_all()).map_err(fail("sync"))?;
+        let blob = self.blob_path(&digest, executable);
+        if blob.exists() && self.check_blob(&digest, meta.len(), executable) == Presence::Intact {
+            return Ok((digest, executable));
+        }
+        let shard = blob.parent().unwrap_or(&self.root);
+        if !shard.is_dir() {
+            fs::create_dir_all(shard).map_err(|e| CacheError::io("create the folder", shard, e))?;
+        }
+        let temporary = self.temporary("blob");
+        self.link_or_copy(file, &temporary, mode)?;
+        fs::rename(&temporary, &blob).map_err(|e| CacheError::io("write", &blob, e))?;
+        super::sync_dir(shard)?;
+        if let Ok(meta) = fs::symlink_metadata(&blob) {
+            self.stats.put_trusted(&meta, &digest);
+        }
+        Ok((digest, executable))
+    }
+
+    /// Gives a blob a second name at `target`: reflink, else hard link, else copy.
+    pub(crate) fn place_blob(&self, digest: &str, executable: bool, target: &Path) -> Result<()> {
+        let blob = self.blob_path(digest, executable);
+        self.link_or_copy(&blob, target, if executable { 0o555 } else { 0o444 })?;
+        // A new link changes the inode's ctime; the content was checked just before.
+        if let Ok(meta) = fs::symlink_metadata(&blob) {
+            self.stats.put_trusted(&meta, digest);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn link_or_copy(&self, from: &Path, to: &Path, mode: u32) -> Result<()> {
+        if self.reflinks.load(Ordering::Relaxed) {
+            match reflink_copy::reflink(from, to) {
+                Ok(()) => {
+                    let permissions = fs::Permissions::from_mode(mode);
+                    return fs::set_permissions(to, permissions).map_err(|e| CacheError::io("write", to, e));
+                }
+                Err(e) if e.kind() == std::io::ErrorKind::StorageFull => {
+                    return Err(CacheError::io("write", to, e));
+                }
+                Err(_) => self.reflinks.store(false, Ordering::Relaxed),
+            }
+        }
+        if fs::hard_link(from, to).is_ok() {
+            return Ok(());
+        }
+        // Another file system, or an inode with as many links as it can have.
+        let copied = fs::copy(from, to).and_then(|_| {
+            File::open(to)?.sync_all()?;
+            fs::set_permissions(to, fs::Permissions::from_mode(mode))
+        });
+        copied.map_err(|e| {
+            let _ = fs::remove_file(to);
+            CacheError::io("copy", to, e)
+        })
+    }
+}
+
+fn hash(path: &Path, size: u64) -> std::io::Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    if size >= PARALLEL_FROM {
+        hasher.update_mmap_rayon(path)?;
+    } else {
+        let mut bytes = Vec::with_capacity(size as usize + 1);
+        File::open(path)?.read_to_end(&mut bytes)?;
+        hasher.update(&bytes);
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}

@@ -1,0 +1,189 @@
+//! The store beside a pipeline: content-addressed blobs and trees, action entries, locks, checkpoints.
+//!
+//! ```text
+//! blobs/aa/HEX[.x]    content, read-only; .x: executable       actions/aa/KEY   what an action made, written last
+//! trees/aa/HEX        one folder: name -> entry                 history/NODE     keys that a node ran under, oldest first
+//! locks/KEY           kernel lock while an action runs          checkpoints/KEY  survives failure, outside every key
+//! describe/ tools/    answers of programs, by their content     quarantine/      damaged files, kept for a look
+//! stat                stat cache: may be deleted at any time    tmp/             half-written files, never read
+//! ```
+//! One file per fact and no database: no single corruption can spoil more than one entry.
+
+mod action;
+mod blob;
+mod error;
+mod lock;
+mod materialize;
+mod statcache;
+mod tree;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+pub use action::ActionEntry;
+pub use error::CacheError;
+pub use lock::FileLock;
+pub use tree::{Entry, Tree, TreeDifference};
+
+use statcache::StatCache;
+
+pub type Result<T, E = CacheError> = std::result::Result<T, E>;
+
+const VERSION: &str = "1\n";
+
+/// An opened store.
+#[derive(Debug)]
+pub struct Store {
+    root: PathBuf,
+    stats: StatCache,
+    reflinks: AtomicBool,
+    counter: AtomicU64,
+    quarantined: Mutex<Vec<String>>,
+}
+
+impl Store {
+    /// Opens the store at `root`, making it where it does not exist.
+    ///
+    /// # Errors
+    /// The folder can't be made, or another version of the runner made it.
+    pub fn open(root: &Path) -> Result<Self> {
+        for name in [
+            "blobs",
+            "trees",
+            "actions",
+            "history",
+            "locks",
+            "checkpoints",
+            "describe",
+            "tools",
+            "quarantine",
+            "tmp",
+        ] {
+            let dir = root.join(name);
+            if !dir.is_dir() {
+                fs::create_dir_all(&dir).map_err(|e| CacheError::io("create the folder", &dir, e))?;
+            }
+        }
+        let version = root.join("VERSION");
+        match fs::read_to_string(&version) {
+            Ok(found) if found == VERSION => {}
+            Ok(found) => {
+                return Err(CacheError::Version { path: version, found: found.trim().to_owned() });
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                fs::write(&version, VERSION).map_err(|e| CacheError::io("write", &version, e))?;
+                // The cache describes itself as such to backup programs and to git.
+                let _ = fs::write(root.join(".gitignore"), "*\n");
+            }
+            Err(e) => return Err(CacheError::io("read", &version, e)),
+        }
+        Ok(Self {
+            root: root.to_owned(),
+            stats: StatCache::load(&root.join("stat")),
+            reflinks: AtomicBool::new(true),
+            counter: AtomicU64::new(0),
+            quarantined: Mutex::new(Vec::new()),
+        })
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where an action keeps what it needs to resume.
+    pub fn checkpoint_dir(&self, key: &str) -> PathBuf {
+        self.root.join("checkpoints").join(key)
+    }
+
+    /// A path in `tmp` that nobody else uses. Names carry the process id, so that leftovers can be told.
+    pub fn temporary(&self, label: &str) -> PathBuf {
+        let n = self.counter.fetch_add(1, Ordering::Relaxed);
+        self.root.join("tmp").join(format!("{}-{n}-{label}", std::process::id()))
+    }
+
+    /// Deletes what dead runners left in `tmp`. Best effort.
+    pub fn sweep_temporary(&self) {
+        let Ok(entries) = fs::read_dir(self.root.join("tmp")) else { return };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let pid = name.to_str().and_then(|n| n.split('-').next()).and_then(|p| p.parse::<i32>().ok());
+            let alive = pid.and_then(rustix::process::Pid::from_raw).is_some_and(|pid| {
+                !matches!(rustix::process::test_kill_process(pid), Err(rustix::io::Errno::SRCH))
+            });
+            if !alive {
+                remove_any(&entry.path());
+            }
+        }
+    }
+
+    /// Writes the stat cache back. Best effort: without it, files are hashed again.
+    pub fn save(&self) {
+        let _ = self.stats.save(&self.root.join("stat"), &self.temporary("stat"));
+    }
+
+    /// What was found damaged since the last call, in words.
+    pub fn take_quarantined(&self) -> Vec<String> {
+        self.quarantined.lock().map(|mut q| std::mem::take(&mut *q)).unwrap_or_default()
+    }
+
+    /// Moves a damaged file out of the way, and notes it for the user.
+    fn quarantine(&self, path: &Path, what: &str) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let n = self.counter.fetch_add(1, Ordering::Relaxed);
+        let target = self.root.join("quarantine").join(format!("{name}-{}-{n}", std::process::id()));
+        if fs::rename(path, &target).is_err() {
+            let _ = fs::remove_file(path);
+        }
+        if let Ok(mut noted) = self.quarantined.lock() {
+            noted.push(format!("{what} was damaged and is set aside as {}", target.display()));
+        }
+    }
+
+    /// Bytes to `path` by way of `tmp`: a reader sees all of them or nothing.
+    fn write_atomically(&self, path: &Path, bytes: &[u8], durable: bool) -> Result<()> {
+        let temporary = self.temporary("write");
+        if let Some(parent) = path.parent().filter(|p| !p.is_dir()) {
+            fs::create_dir_all(parent).map_err(|e| CacheError::io("create the folder", parent, e))?;
+        }
+        let written = fs::File::create(&temporary).and_then(|mut file| {
+            std::io::Write::write_all(&mut file, bytes)?;
+            if durable { file.sync_all() } else { Ok(()) }
+        });
+        let renamed = written.and_then(|()| fs::rename(&temporary, path));
+        renamed.map_err(|e| {
+            let _ = fs::remove_file(&temporary);
+            CacheError::io("write", path, e)
+        })?;
+        if durable {
+            sync_dir(path.parent().unwrap_or(&self.root))?;
+        }
+        Ok(())
+    }
+
+    /// A remembered answer: `kind` is `describe` or `tools`, `name` a digest.
+    pub fn recall(&self, kind: &str, name: &str) -> Option<String> {
+        fs::read_to_string(self.root.join(kind).join(name)).ok()
+    }
+
+    /// Remembers an answer. Best effort.
+    pub fn remember(&self, kind: &str, name: &str, text: &str) {
+        let _ = self.write_atomically(&self.root.join(kind).join(name), text.as_bytes(), false);
+    }
+
+    fn sharded(&self, kind: &str, name: &str) -> PathBuf {
+        let shard = name.get(..2).unwrap_or("00");
+        self.root.join(kind).join(shard).join(name)
+    }
+}
+
+/// Deletes a file or a folder, read-only ones too. Best effort.
+pub fn remove_any(path: &Path) {
+    let Ok(meta) = fs::symlink_metadata(path) else { return };
+    let _ = if meta.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+}
+
+fn sync_dir(dir: &Path) -> Result<()> {
+    fs::File::open(dir).and_then(|d| d.sync_all()).map_err(|e| CacheError::io("sync the folder", dir, e))
+}

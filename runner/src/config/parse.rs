@@ -1,0 +1,305 @@
+//! The whole file: profile and `--set` laid over the stages, then references between them checked.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use toml::de::DeTable;
+
+use super::error::{ConfigError, Source, suggestion};
+use super::node::{self, Entry, Kind, Node, Span, Table};
+use super::reader::Reader;
+use super::refs::parse_output_file;
+use super::stage::{STAGE_KEYS, stage};
+use super::{ConfigErrors, InputRef, Instance, Located, OutputFile, OutputRef, Pipeline, StageConfig};
+
+pub const SCHEMA: u64 = 1;
+const TOP_KEYS: [&str; 8] =
+    ["schema", "gate", "enforce_gate", "defaults", "build", "view", "stage", "profile"];
+const PROFILE_KEYS: [&str; 6] = ["gate", "enforce_gate", "seed", "view", "remove", "stage"];
+
+/// `--set STAGE.PARAM=VALUE`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetParam {
+    pub stage: String,
+    pub param: String,
+    pub value: String,
+}
+
+impl std::str::FromStr for SetParam {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not STAGE.PARAM=VALUE");
+        let (left, value) = text.split_once('=').ok_or_else(wrong)?;
+        let (stage, param) = left.split_once('.').ok_or_else(wrong)?;
+        let param = param.strip_prefix("params.").unwrap_or(param);
+        if stage.is_empty() || param.is_empty() {
+            return Err(wrong());
+        }
+        Ok(Self { stage: stage.to_owned(), param: param.to_owned(), value: value.to_owned() })
+    }
+}
+
+/// Reads the text of a pipeline; touches no file.
+///
+/// # Errors
+/// Everything that is wrong with it, each with its place.
+pub fn parse(
+    source: Source,
+    dir: PathBuf,
+    profile: Option<&str>,
+    set: &[SetParam],
+) -> Result<Pipeline, ConfigErrors> {
+    let root = match DeTable::parse(&source.text) {
+        Ok(table) => node::from_table(table.get_ref()),
+        Err(e) => return Err(ConfigError::at(&source, &e.span().or(Some(0..0)), e.message()).into()),
+    };
+    let mut reader = Reader::new(&source);
+    check_top(&mut reader, &root);
+    let (mut stages, removed, over) = effective_stages(&mut reader, &root, profile);
+    apply_set(&mut reader, &mut stages, set);
+    let layered = |name: &str| over.and_then(|t| t.get(name).map(|_| t)).unwrap_or(&root);
+
+    let gate = reader.text(layered("gate"), "gate").filter(|g| !g.value.is_empty());
+    let gate = gate.and_then(|text| output_file(&mut reader, "gate", text));
+    let enforce_gate = reader.boolean(layered("enforce_gate"), "enforce_gate").unwrap_or(true);
+    let view = view(&mut reader, &root, over);
+    let seed = seed(&mut reader, &root, over);
+    let build = build(&mut reader, &root);
+    let mut typed = BTreeMap::new();
+    for (name, entry) in &stages {
+        if reader.name("a stage", name, &entry.key_span)
+            && let Some(stage) = stage(&mut reader, name, entry)
+        {
+            typed.insert(name.clone(), stage);
+        }
+    }
+    for set in set {
+        if let Some(stage) = typed.get_mut(&set.stage) {
+            stage.raw_params.insert(set.param.clone(), set.value.clone());
+        }
+    }
+    let known = Known { stages: &typed, removed: &removed, broken: &stages };
+    check_references(&mut reader, &known, gate.as_ref(), &view);
+    if !reader.errors.is_empty() {
+        return Err(ConfigErrors(reader.errors));
+    }
+    let profile = profile.map(str::to_owned);
+    Ok(Pipeline { dir, profile, seed, gate, enforce_gate, build, view, stages: typed, source })
+}
+
+fn check_top(reader: &mut Reader<'_>, root: &Table) {
+    reader.unknown_keys(root, &TOP_KEYS, "the pipeline");
+    match reader.number(root, "schema", u64::MAX) {
+        Some(SCHEMA) => {}
+        Some(other) => {
+            let span = root.get("schema").and_then(|e| e.node.span.clone());
+            reader.fault(
+                &span,
+                format!("schema {other} is not known"),
+                format!("this runner reads schema = {SCHEMA}"),
+            );
+        }
+        None if root.contains_key("schema") => {}
+        None => reader.fault(
+            &Some(0..0),
+            "`schema` is missing",
+            format!("begin the file with `schema = {SCHEMA}`"),
+        ),
+    }
+    for (name, entry) in reader.table(root, "profile").into_iter().flatten() {
+        let Kind::Table(profile) = &entry.node.kind else {
+            reader.fault(&entry.node.span, format!("`profile.{name}` must be a table"), "");
+            continue;
+        };
+        reader.unknown_keys(profile, &PROFILE_KEYS, &format!("[profile.{name}]"));
+        for (stage, entry) in reader.table(profile, "stage").into_iter().flatten() {
+            if let Kind::Table(keys) = &entry.node.kind {
+                reader.unknown_keys(keys, &STAGE_KEYS, &format!("[profile.{name}.stage.{stage}]"));
+            }
+        }
+    }
+    if !root.contains_key("stage") {
+        reader.fault(
+            &Some(0..0),
+            "the pipeline has no stage",
+            "add a table [stage.NAME] with `run` and `outputs`",
+        );
+    }
+}
+
+type Effective<'t> = (Table, BTreeMap<String, Span>, Option<&'t Table>);
+
+fn effective_stages<'t>(reader: &mut Reader<'_>, root: &'t Table, profile: Option<&str>) -> Effective<'t> {
+    let mut stages = reader.table(root, "stage").cloned().unwrap_or_default();
+    let mut removed = BTreeMap::new();
+    let Some(wanted) = profile else { return (stages, removed, None) };
+    let profiles = reader.table(root, "profile");
+    let Some(over) = profiles.and_then(|p| reader.table(p, wanted)) else {
+        let names: Vec<&str> = profiles.into_iter().flatten().map(|(name, _)| name.as_str()).collect();
+        let message = format!("{}: there is no profile `{wanted}`", reader.source.path.display());
+        let help = suggestion(wanted, names.iter().copied());
+        let help = if names.is_empty() { "the file has no [profile.NAME]".to_owned() } else { help };
+        reader.fault(&None, message, help);
+        return (stages, removed, None);
+    };
+    for name in reader.texts(over, "remove") {
+        if stages.remove(&name.value).is_some() {
+            removed.insert(name.value, name.span);
+        } else {
+            let help = suggestion(&name.value, stages.keys().map(String::as_str));
+            reader.fault(&name.span, format!("there is no stage `{}` to remove", name.value), help);
+        }
+    }
+    for (name, entry) in reader.table(over, "stage").into_iter().flatten() {
+        match (stages.get_mut(name).map(|e| &mut e.node.kind), &entry.node.kind) {
+            (Some(Kind::Table(base)), Kind::Table(keys)) => node::overlay_stage(base, keys),
+            _ => drop(stages.insert(name.clone(), entry.clone())),
+        }
+    }
+    (stages, removed, Some(over))
+}
+
+fn apply_set(reader: &mut Reader<'_>, stages: &mut Table, set: &[SetParam]) {
+    for set in set {
+        let Some(entry) = stages.get_mut(&set.stage) else {
+            let help = suggestion(&set.stage, stages.keys().map(String::as_str));
+            let message = format!("--set {}.{}: there is no stage `{}`", set.stage, set.param, set.stage);
+            reader.fault(&None, message, help);
+            continue;
+        };
+        let Kind::Table(keys) = &mut entry.node.kind else { continue };
+        let empty = Entry { key_span: None, node: Node { span: None, kind: Kind::Table(Table::new()) } };
+        let params = keys.entry("params".to_owned()).or_insert(empty);
+        if let Kind::Table(params) = &mut params.node.kind {
+            let entry = Entry { key_span: None, node: node::from_command_line(&set.value) };
+            params.insert(set.param.clone(), entry);
+        }
+    }
+}
+
+fn seed(reader: &mut Reader<'_>, root: &Table, over: Option<&Table>) -> u64 {
+    let over = over.and_then(|t| reader.number(t, "seed", u64::MAX));
+    let defaults = reader.table(root, "defaults");
+    if let Some(table) = defaults {
+        reader.unknown_keys(table, &["seed"], "[defaults]");
+    }
+    let base = defaults.and_then(|t| reader.number(t, "seed", u64::MAX));
+    over.or(base).unwrap_or(42)
+}
+
+fn build(reader: &mut Reader<'_>, root: &Table) -> Option<Vec<String>> {
+    let table = reader.table(root, "build")?;
+    reader.unknown_keys(table, &["command"], "[build]");
+    let command: Vec<String> = reader.texts(table, "command").into_iter().map(|t| t.value).collect();
+    if command.is_empty() {
+        let span = root.get("build").and_then(|e| e.key_span.clone());
+        reader.fault(&span, "[build] has no `command`", "write command = [\"cargo\", \"build\"]");
+    }
+    Some(command)
+}
+
+fn view(
+    reader: &mut Reader<'_>,
+    root: &Table,
+    over: Option<&Table>,
+) -> BTreeMap<String, Located<OutputFile>> {
+    let mut entries: BTreeMap<&String, &Entry> = reader.table(root, "view").into_iter().flatten().collect();
+    entries.extend(over.and_then(|t| reader.table(t, "view")).into_iter().flatten());
+    let mut found = BTreeMap::new();
+    for (path, entry) in entries {
+        let Some(text) = reader.text_of(path, &entry.node) else { continue };
+        if text.value.is_empty() {
+            continue;
+        }
+        if path.split('/').any(|part| part.is_empty() || part.starts_with('.')) || path.starts_with("stages")
+        {
+            let help = "write a path below the experiment's folder, such as \"evaluation/results.json\"";
+            reader.fault(&entry.key_span, format!("`{path}` can't be a path of the view"), help);
+        }
+        if let Some(file) = output_file(reader, "view", text) {
+            found.insert(path.clone(), file);
+        }
+    }
+    found
+}
+
+fn output_file(reader: &mut Reader<'_>, key: &str, text: Located<String>) -> Option<Located<OutputFile>> {
+    match parse_output_file(&text.value) {
+        Ok((output, file)) => Some(Located { value: OutputFile { output, file }, span: text.span }),
+        Err(message) => {
+            reader.fault(&text.span, format!("`{key}`: {message}"), "write \"STAGE.OUTPUT/FILE\"");
+            None
+        }
+    }
+}
+
+struct Known<'a> {
+    stages: &'a BTreeMap<String, StageConfig>,
+    removed: &'a BTreeMap<String, Span>,
+    /// Also those whose tables are faulty: a reference to them is not a second fault.
+    broken: &'a Table,
+}
+
+fn check_references(
+    reader: &mut Reader<'_>,
+    known: &Known<'_>,
+    gate: Option<&Located<OutputFile>>,
+    view: &BTreeMap<String, Located<OutputFile>>,
+) {
+    for stage in known.stages.values() {
+        for (name, input) in &stage.inputs {
+            if let InputRef::Output(output) = &input.value {
+                check_output(reader, known, &format!("input `{name}`"), output, &input.span);
+            }
+        }
+    }
+    for (what, file) in gate.map(|g| ("gate", g)).into_iter().chain(view.values().map(|v| ("view", v))) {
+        check_output(reader, known, what, &file.value.output, &file.span);
+        if file.value.output.instance == Instance::All {
+            reader.fault(
+                &file.span,
+                format!("`{what}` must name one output"),
+                "name one instance instead of `[*]`",
+            );
+        }
+    }
+}
+
+fn check_output(reader: &mut Reader<'_>, known: &Known<'_>, what: &str, output: &OutputRef, span: &Span) {
+    let Some(stage) = known.stages.get(&output.stage) else {
+        if known.broken.contains_key(&output.stage) {
+            return;
+        }
+        let help = match known.removed.get(&output.stage) {
+            Some(_) => {
+                "the profile removes that stage: take its output elsewhere, or set this to \"\"".to_owned()
+            }
+            None => suggestion(&output.stage, known.stages.keys().map(String::as_str)),
+        };
+        reader.fault(span, format!("{what}: there is no stage `{}`", output.stage), help);
+        return;
+    };
+    if !stage.outputs.contains_key(&output.output) {
+        let help = suggestion(&output.output, stage.outputs.keys().map(String::as_str));
+        reader.fault(span, format!("{what}: `{}` has no output `{}`", output.stage, output.output), help);
+    }
+    match (&output.instance, stage.matrix.is_empty()) {
+        (Instance::Only, false) => {
+            let help = format!(
+                "write \"{0}[*].{1}\" for all instances, or name one of them",
+                output.stage, output.output
+            );
+            reader.fault(
+                span,
+                format!("{what}: `{}` has a matrix, so `{output}` is many", output.stage),
+                help,
+            );
+        }
+        (Instance::All | Instance::Named(_), true) => {
+            let help = format!("write \"{}.{}\"", output.stage, output.output);
+            reader.fault(span, format!("{what}: `{}` has no matrix", output.stage), help);
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,259 @@
+//! One `[stage.NAME]` table to a [`StageConfig`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use record::protocol::Resources;
+
+use super::error::suggestion;
+use super::node::{Entry, Kind, Span, Table};
+use super::reader::Reader;
+use super::refs::{Piece, pieces};
+use super::{Axis, InputRef, Located, StageConfig};
+
+pub(crate) const STAGE_KEYS: [&str; 19] = [
+    "run",
+    "inputs",
+    "outputs",
+    "volatile",
+    "params",
+    "env",
+    "pass_env",
+    "secrets",
+    "tools",
+    "platform",
+    "resources",
+    "timeout",
+    "grace",
+    "retries",
+    "repeat",
+    "seed",
+    "matrix",
+    "protocol",
+    "code",
+];
+
+/// Names that the runner itself uses in a node's folder.
+const RESERVED_OUTPUTS: [&str; 4] = ["live", "logs", "inputs", "scratch"];
+const DEFAULT_GRACE: Duration = Duration::from_secs(10);
+const DEFAULT_RETRIES: u32 = 3;
+
+pub(crate) fn stage(reader: &mut Reader<'_>, name: &str, entry: &Entry) -> Option<StageConfig> {
+    let Kind::Table(table) = &entry.node.kind else {
+        reader.fault(
+            &entry.node.span,
+            format!("`stage.{name}` must be a table"),
+            format!("write [stage.{name}]"),
+        );
+        return None;
+    };
+    reader.unknown_keys(table, &STAGE_KEYS, &format!("[stage.{name}]"));
+    let run = reader.texts(table, "run");
+    if run.is_empty() {
+        reader.fault(
+            &entry.key_span,
+            format!("the stage `{name}` has no `run`"),
+            "name the program and its arguments: run = [\"program\", \"argument\"]",
+        );
+    }
+    let outputs = outputs(reader, name, table, &entry.key_span);
+    let volatile = names(reader.texts(table, "volatile"));
+    for output in &volatile {
+        if !outputs.contains_key(output) {
+            let span = table.get("volatile").and_then(|e| e.node.span.clone());
+            let help = suggestion(output, outputs.keys().map(String::as_str));
+            reader.fault(
+                &span,
+                format!("`volatile` names `{output}`, which is not an output of `{name}`"),
+                help,
+            );
+        }
+    }
+    let stage = StageConfig {
+        name: name.to_owned(),
+        span: entry.key_span.clone(),
+        inputs: inputs(reader, table),
+        params: params(reader, table),
+        raw_params: BTreeMap::new(),
+        env: names(reader.texts(table, "env")),
+        pass_env: names(reader.texts(table, "pass_env")),
+        secrets: names(reader.texts(table, "secrets")),
+        tools: names(reader.texts(table, "tools")),
+        platform: platform(reader, table),
+        resources: resources(reader, table),
+        timeout: reader.duration(table, "timeout"),
+        grace: reader.duration(table, "grace").unwrap_or(DEFAULT_GRACE),
+        retries: reader.number(table, "retries", 100).map_or(DEFAULT_RETRIES, |n| n as u32),
+        repeat: reader.number(table, "repeat", u64::MAX).unwrap_or(0),
+        seed: reader.number(table, "seed", u64::MAX),
+        matrix: matrix(reader, table),
+        protocol: reader.number(table, "protocol", 2).unwrap_or(1) as u8,
+        code: reader.texts(table, "code"),
+        run,
+        outputs,
+        volatile,
+    };
+    placeholders(reader, &stage);
+    Some(stage)
+}
+
+fn names(texts: Vec<Located<String>>) -> BTreeSet<String> {
+    texts.into_iter().map(|t| t.value).collect()
+}
+
+fn outputs(
+    reader: &mut Reader<'_>,
+    stage: &str,
+    table: &Table,
+    place: &Span,
+) -> BTreeMap<String, Located<()>> {
+    let mut found = BTreeMap::new();
+    for output in reader.texts(table, "outputs") {
+        if !reader.name("an output", &output.value, &output.span) {
+            continue;
+        }
+        if RESERVED_OUTPUTS.contains(&output.value.as_str()) {
+            let help = format!("the runner keeps `{}` in the same folder; choose another name", output.value);
+            reader.fault(&output.span, format!("`{}` can't be an output", output.value), help);
+        }
+        let span = output.span.clone();
+        if found.insert(output.value.clone(), Located { value: (), span: output.span }).is_some() {
+            reader.fault(
+                &span,
+                format!("the output `{}` is named twice", output.value),
+                "remove one of them",
+            );
+        }
+    }
+    if found.is_empty() && !table.contains_key("outputs") {
+        let help = "name what it writes: outputs = [\"result\"]";
+        reader.fault(place, format!("the stage `{stage}` has no `outputs`"), help);
+    }
+    found
+}
+
+fn inputs(reader: &mut Reader<'_>, table: &Table) -> BTreeMap<String, Located<InputRef>> {
+    let mut found = BTreeMap::new();
+    for (name, entry) in reader.table(table, "inputs").into_iter().flatten() {
+        let Some(text) = reader.text_of(name, &entry.node) else { continue };
+        // An empty reference removes an input that a profile inherits.
+        if text.value.is_empty() || !reader.name("an input", name, &entry.key_span) {
+            continue;
+        }
+        match InputRef::parse(&text.value) {
+            Ok(value) => drop(found.insert(name.clone(), Located { value, span: text.span })),
+            Err(message) => reader.fault(
+                &text.span,
+                format!("input `{name}`: {message}"),
+                "write \"STAGE.OUTPUT\", \"STAGE[*].OUTPUT\" or \"file:PATH\"",
+            ),
+        }
+    }
+    found
+}
+
+fn params(reader: &mut Reader<'_>, table: &Table) -> BTreeMap<String, Located<serde_json::Value>> {
+    let mut found = BTreeMap::new();
+    for (name, entry) in reader.table(table, "params").into_iter().flatten() {
+        if let Some(value) = reader.json(entry) {
+            found.insert(name.clone(), Located { value, span: entry.node.span.clone() });
+        }
+    }
+    found
+}
+
+fn platform(reader: &mut Reader<'_>, table: &Table) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    if let Some(table) = reader.table(table, "platform") {
+        reader.unknown_keys(table, &["arch", "os", "gpu_arch"], "`platform`");
+        for (name, entry) in table {
+            if let Some(text) = reader.text_of(name, &entry.node) {
+                found.insert(name.clone(), text.value);
+            }
+        }
+    }
+    found
+}
+
+fn resources(reader: &mut Reader<'_>, table: &Table) -> Resources {
+    let mut resources = Resources { cpus: 1, memory_mb: 0, gpus: 0 };
+    if let Some(table) = reader.table(table, "resources") {
+        reader.unknown_keys(table, &["cpus", "memory_mb", "gpus"], "`resources`");
+        if let Some(n) = reader.number(table, "cpus", u64::from(u32::MAX)) {
+            resources.cpus = (n as u32).max(1);
+        }
+        resources.memory_mb = reader.number(table, "memory_mb", u64::MAX).unwrap_or(0);
+        resources.gpus = reader.number(table, "gpus", 1024).unwrap_or(0) as u32;
+    }
+    resources
+}
+
+fn matrix(reader: &mut Reader<'_>, table: &Table) -> Vec<Axis> {
+    let Some(table) = reader.table(table, "matrix") else { return Vec::new() };
+    let mut axes: Vec<(&String, &Entry)> = table.iter().collect();
+    axes.sort_by_key(|(_, entry)| entry.key_span.as_ref().map_or(0, |s| s.start));
+    let mut found = Vec::new();
+    for (param, entry) in axes {
+        let Kind::Array(items) = &entry.node.kind else {
+            let help = format!("write {param} = [VALUE, VALUE]");
+            reader.fault(&entry.node.span, format!("`matrix.{param}` must be an array of values"), help);
+            continue;
+        };
+        if items.is_empty() {
+            reader.fault(&entry.node.span, format!("`matrix.{param}` is empty: the stage would vanish"), "");
+        }
+        let mut values: Vec<(String, serde_json::Value)> = Vec::new();
+        for item in items {
+            if matches!(item.kind, Kind::Array(_) | Kind::Table(_)) {
+                reader.fault(&item.span, format!("`matrix.{param}` may hold only plain values"), "");
+                continue;
+            }
+            let entry = Entry { key_span: None, node: item.clone() };
+            let Some(value) = reader.json(&entry) else { continue };
+            let written = match &item.kind {
+                Kind::Text(text) => text.clone(),
+                _ => item.span.as_ref().map_or_else(String::new, |s| reader.source.snippet(s).to_owned()),
+            };
+            let label: String = written.chars().map(|c| if label_char(c) { c } else { '_' }).collect();
+            if values.iter().any(|(l, v)| *l == label || *v == value) {
+                reader.fault(
+                    &item.span,
+                    format!("`matrix.{param}` holds `{written}` twice"),
+                    "remove one of them",
+                );
+                continue;
+            }
+            values.push((label, value));
+        }
+        found.push(Axis { param: param.clone(), values });
+    }
+    found
+}
+
+fn label_char(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '+' | ':')
+}
+
+/// Every placeholder of `run` must name something that the stage has.
+fn placeholders(reader: &mut Reader<'_>, stage: &StageConfig) {
+    for argument in &stage.run {
+        for piece in pieces(&argument.value) {
+            let (kind, name, known): (_, _, Vec<&str>) = match piece {
+                Piece::Text(_) => continue,
+                Piece::Input(name) => ("input", name, stage.inputs.keys().map(String::as_str).collect()),
+                Piece::Output(name) => ("output", name, stage.outputs.keys().map(String::as_str).collect()),
+                Piece::Param(name) => {
+                    let axes = stage.matrix.iter().map(|a| a.param.as_str());
+                    ("parameter", name, stage.params.keys().map(String::as_str).chain(axes).collect())
+                }
+            };
+            if !known.contains(&name) {
+                let message = format!(
+                    "`{}` asks for the {kind} `{name}`, which `{}` has not",
+                    argument.value, stage.name
+                );
+                reader.fault(&argument.span, message, suggestion(name, known));
+            }
+        }
+    }
+}
