@@ -1,1 +1,333 @@
-//! The stage `train-cuda`.
+//! The stage `train-cuda`: trains an adapter, or all weights, on tokenized rows.
+//!
+//! A run is a function of the model, the tokens, the parameters and the seed: interrupted and started again it writes the
+//! same bytes as in one piece. What takes time (`live/`, the output `log`) is apart from what does not.
+
+mod checkpoint;
+mod inputs;
+mod live;
+mod outputs;
+mod params;
+mod schedule;
+mod tfevents;
+mod tokens;
+mod train;
+mod weights;
+
+use engine::device::{self, Build, ComputeDevice, DeviceRequest};
+use engine::{Mode, SavePolicy, TrainOptions, Trainer};
+use record::training::{TrainingMetrics, TrainingStatus};
+use stage_kit::{Alias, Context, Outcome, PortSpec, Result, Stage, StageError, Target, digest};
+
+pub use crate::params::{Params, Precision, Preset, Select, TrainMode};
+pub use crate::tfevents::masked_crc32c;
+
+use crate::checkpoint::{Found, History, Store};
+use crate::inputs::Inputs;
+use crate::live::{Live, RunFacts};
+use crate::outputs::Finished;
+use crate::train::{Length, Run, Stepping, engine_error};
+
+/// The stage program.
+#[derive(Debug)]
+pub struct TrainCuda;
+
+impl Stage for TrainCuda {
+    type Params = Params;
+    const NAME: &'static str = "train-cuda";
+    const INPUTS: &'static [PortSpec] = &[
+        PortSpec::required("model", "the base model's folder"),
+        PortSpec::required("tokens", "train.parquet and validation.parquet"),
+        PortSpec::optional("adapter_start", "an adapter in PEFT's layout to go on from"),
+    ];
+    const OUTPUTS: &'static [PortSpec] = &[
+        PortSpec::optional("adapter", "the trained adapter (modes lora and qlora)"),
+        PortSpec::optional("model", "the trained model (mode full)"),
+        PortSpec::optional("checkpoints", "best/, step-N/, steps.jsonl, validation.jsonl"),
+        PortSpec::volatile("log", "training.log, events.jsonl, TensorBoard events, metrics.json"),
+    ];
+    const ALIASES: &'static [Alias] = &[
+        Alias { option: "model", target: Target::Input("model") },
+        Alias { option: "dataset", target: Target::Input("tokens") },
+        Alias { option: "device", target: Target::Param("device") },
+        Alias { option: "preset", target: Target::Param("preset") },
+    ];
+
+    fn run(params: Params, context: &Context) -> Result<Outcome> {
+        let params = params.resolve()?;
+        check_outputs(&params, context)?;
+        let device = choose_device(&params.device, context)?;
+        let inputs = inputs::read(&params, context)?;
+        if params.select == Select::Best && inputs.data.validation.is_none() {
+            return Err(StageError::usage("select=best needs validation rows, and there are none")
+                .at(context.input("tokens")?.join("validation.parquet").display().to_string())
+                .next("give validation rows, or --set select=last"));
+        }
+        train(&params, inputs, device, context)?;
+        Ok(Outcome::Done)
+    }
+}
+
+fn check_outputs(params: &Params, context: &Context) -> Result<()> {
+    let (ours, other) = match params.mode {
+        TrainMode::Full => ("model", "adapter"),
+        TrainMode::Lora | TrainMode::Qlora => ("adapter", "model"),
+    };
+    let mode = params.mode.name();
+    if context.wants(other) {
+        return Err(StageError::usage(format!("mode {mode} writes no output `{other}`"))
+            .next(format!("ask for the output `{ours}`, or set another mode")));
+    }
+    if !context.wants(ours) {
+        return Err(StageError::usage(format!("mode {mode} has nowhere to write its result"))
+            .next(format!("give it: --output {ours}=DIR")));
+    }
+    Ok(())
+}
+
+fn choose_device(text: &str, context: &Context) -> Result<ComputeDevice> {
+    let build = Build { cuda: cfg!(feature = "cuda"), cpu_fallback: cfg!(feature = "cpu-fallback") };
+    let usage = |e: device::DeviceError| {
+        StageError::usage(e.to_string()).at("train-cuda parameter device").next(e.next_step())
+    };
+    let request: DeviceRequest = text.parse().map_err(usage)?;
+    let choice = device::choose(request, build, device::probe).map_err(usage)?;
+    for warning in &choice.warnings {
+        context.warn(warning);
+    }
+    Ok(choice.device)
+}
+
+fn train(params: &Params, inputs: Inputs, device: ComputeDevice, context: &Context) -> Result<()> {
+    let Inputs { base, weights, data, adapter, hashes } = inputs;
+    let length = Length::of(data.train.rows.len(), params);
+    let trainer = new_trainer(params, &base.config, &weights, adapter.as_ref(), &data, context)?;
+    let planned_peak_bytes = trainer.planned_peak_bytes();
+    let n_trainable = adapter.as_ref().map_or_else(|| weights.n_parameters(), |a| a.n_parameters());
+    let base_sha256 = match params.mode {
+        TrainMode::Full => weights.sha256(),
+        TrainMode::Lora | TrainMode::Qlora => trainer.base_sha256(),
+    };
+    drop(weights);
+    let store = Store::new(context.checkpoint_dir(), fingerprint(params, &hashes, context.seed())?);
+    let mut live = Live::new(context, &facts(params, &base, length, context));
+    for line in summary(&data, length, n_trainable, planned_peak_bytes) {
+        live.say(&line);
+    }
+    let run = Run {
+        context,
+        params,
+        data: &data,
+        config: &base.config,
+        base_model_name: hub_name(&base.manifest.source),
+        length,
+        trainer,
+        store,
+        live,
+        history: History::default(),
+        stepping: Stepping::default(),
+    };
+    let mut run = resumed(run)?;
+    run.go()?;
+    let frozen_after = (params.mode != TrainMode::Full).then(|| run.trainer.base_sha256());
+    if frozen_after.as_ref().is_some_and(|after| *after != base_sha256) {
+        return Err(StageError::internal("the base weights changed while an adapter was trained"));
+    }
+    let finished = Finished {
+        params,
+        base: &base,
+        template_sha256: &data.train.metadata.template_sha256,
+        tokenizer_sha256: &data.train.metadata.tokenizer_sha256,
+        history: &run.history,
+        store: &run.store,
+        length,
+        n_trainable,
+        base_sha256,
+        base_sha256_after: frozen_after,
+    };
+    finished.write_weights(context)?;
+    if context.wants("checkpoints") {
+        finished.write_checkpoints(context)?;
+    }
+    run.live.status(TrainingStatus::Completed);
+    run.live.say(&format!("trained {} steps", run.history.steps_done()));
+    if context.wants("log") {
+        outputs::write_log(context, &metrics(&run, device, planned_peak_bytes))?;
+    }
+    Ok(())
+}
+
+/// The trainer, with as much recomputation as the memory of this stage asks for; results don't depend on it.
+fn new_trainer(
+    params: &Params,
+    config: &model::config::Config,
+    weights: &model::weights::Weights,
+    adapter: Option<&model::adapter::Adapter>,
+    data: &train::Data,
+    context: &Context,
+) -> Result<Trainer> {
+    let batch = params.batch as usize;
+    let max_tokens = data.train.longest(batch).max(data.validation.as_ref().map_or(0, |v| v.longest(batch)));
+    let limit = context.resources().memory_mb.saturating_mul(1_000_000);
+    let policies = [SavePolicy::All, SavePolicy::NoGateUp, SavePolicy::Input];
+    for (i, save) in policies.into_iter().enumerate() {
+        let options = TrainOptions {
+            mode: match params.mode {
+                TrainMode::Full => Mode::Full,
+                TrainMode::Lora => Mode::Lora,
+                TrainMode::Qlora => Mode::Qlora { double_quant: params.double_quant },
+            },
+            dropout: params.dropout as f32,
+            precision: match params.precision {
+                Precision::Float32 => engine::Precision::Float32,
+                Precision::Bfloat16 => engine::Precision::Bf16Rounded,
+            },
+            threads: context.resources().cpus.max(1) as usize,
+            seed: context.seed(),
+            save,
+            max_tokens,
+        };
+        let trainer = Trainer::new(config, weights, adapter, options).map_err(engine_error)?;
+        let fits = limit == 0 || trainer.planned_peak_bytes() <= limit;
+        if !fits && i + 1 == policies.len() {
+            context.warn(&format!(
+                "training needs {} MB, and this stage was given {} MB",
+                trainer.planned_peak_bytes() / 1_000_000,
+                limit / 1_000_000
+            ));
+        }
+        if fits || i + 1 == policies.len() {
+            return Ok(trainer);
+        }
+    }
+    Err(StageError::internal("no trainer was made"))
+}
+
+/// Goes on from an earlier process's state where there is one of this very run.
+fn resumed(mut run: Run<'_>) -> Result<Run<'_>> {
+    let dir = run.store.dir().display().to_string();
+    match run.store.load()? {
+        Found::Nothing => run.store.clear()?,
+        Found::Useless(why) => {
+            run.live.warn(&format!(
+                "the checkpoint in {dir} is not used: {why}; training starts from the beginning"
+            ));
+            run.store.clear()?;
+        }
+        Found::State(pair) => {
+            let (history, state) = *pair;
+            match run.trainer.load_state(&state) {
+                Ok(()) => {
+                    run.live.resumed(&history.steps);
+                    run.live
+                        .say(&format!("goes on after step {} from the state in {dir}", history.steps_done()));
+                    run.history = history;
+                }
+                Err(e) => {
+                    run.live.warn(&format!(
+                        "the checkpoint in {dir} is not used: {e}; training starts from the beginning"
+                    ));
+                    run.store.clear()?;
+                }
+            }
+        }
+    }
+    Ok(run)
+}
+
+/// Hash of everything that decides the run's bytes.
+fn fingerprint(params: &Params, hashes: &[(String, String)], seed: u64) -> Result<String> {
+    let parts = (env!("CARGO_PKG_VERSION"), outputs::resolved(params)?, hashes, seed);
+    let text =
+        serde_json::to_string(&parts).map_err(|e| StageError::internal(format!("no fingerprint: {e}")))?;
+    Ok(digest::sha256_hex(text))
+}
+
+fn facts(params: &Params, base: &inputs::Base, length: Length, context: &Context) -> RunFacts {
+    RunFacts {
+        model_name: base.manifest.source.clone(),
+        model_path: base.dir.display().to_string(),
+        checkpoint_path: context.checkpoint_dir().display().to_string(),
+        total_epochs: length.epochs(),
+        steps_per_epoch: length.steps_per_epoch,
+        total_steps: length.total,
+        batch_size: params.rows_per_step() as u64,
+    }
+}
+
+fn summary(data: &train::Data, length: Length, n_trainable: u64, planned_peak_bytes: u64) -> [String; 2] {
+    let n_validation = data.validation.as_ref().map_or(0, |v| v.rows.len());
+    [
+        format!(
+            "{} training rows ({} label tokens), {n_validation} validation rows, {} steps of {} epochs",
+            data.train.rows.len(),
+            data.train.n_label_tokens(),
+            length.total,
+            length.epochs()
+        ),
+        format!(
+            "{n_trainable} trainable parameters, {} MB planned at the peak",
+            planned_peak_bytes / 1_000_000
+        ),
+    ]
+}
+
+/// The hub's name of a model, where its source is one: PEFT looks for the base under it.
+fn hub_name(source: &str) -> Option<String> {
+    (!source.contains(':') && source.split('/').count() == 2).then(|| source.to_owned())
+}
+
+fn metrics(run: &Run<'_>, device: ComputeDevice, planned_peak_bytes: u64) -> TrainingMetrics {
+    let steps = &run.history.steps;
+    TrainingMetrics {
+        schema_version: record::training::TRAINING_SCHEMA_VERSION,
+        backend: device.backend().to_owned(),
+        device: device.to_string(),
+        wall_s: run.history.wall_s + run.live.elapsed_s(),
+        tokens_per_s: run.stepping.tokens as f64 / run.stepping.seconds.max(1e-9),
+        steps: run.history.steps_done(),
+        final_loss: steps.last().map_or(f64::NAN, |s| s.loss),
+        best_validation_loss: run.history.best().map(|b| b.loss),
+        max_grad_norm: steps.iter().map(|s| s.grad_norm).fold(0.0, f64::max),
+        planned_peak_bytes,
+        peak_rss_bytes: peak_rss_bytes(),
+        peak_vram_bytes: None,
+        mean_gpu_utilization_percent: None,
+        interrupted_and_resumed: run.history.was_interrupted,
+    }
+}
+
+/// Highest resident set of this process, as Linux counts it; `None` elsewhere.
+fn peak_rss_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_hub_names_reach_the_adapter_s_config() {
+        assert_eq!(
+            hub_name("Qwen/Qwen2.5-Coder-0.5B-Instruct").as_deref(),
+            Some("Qwen/Qwen2.5-Coder-0.5B-Instruct")
+        );
+        for other in ["file:/models/a", "embedded:tiny", "random:tiny", "trained:a/b", "file:"] {
+            assert_eq!(hub_name(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn the_fingerprint_follows_every_part() {
+        let p = Params::default();
+        let hashes = [("model".to_owned(), "a".to_owned())];
+        let first = fingerprint(&p, &hashes, 1).unwrap();
+        assert_eq!(first, fingerprint(&p, &hashes, 1).unwrap());
+        assert_ne!(first, fingerprint(&p, &hashes, 2).unwrap());
+        assert_ne!(first, fingerprint(&p, &[("model".to_owned(), "b".to_owned())], 1).unwrap());
+        assert_ne!(first, fingerprint(&Params { beta1: 0.8, ..p }, &hashes, 1).unwrap());
+    }
+}

@@ -1,1 +1,5 @@
-fn main() {}
+//! The stage `train-cuda`.
+
+fn main() -> std::process::ExitCode {
+    stage_kit::main::<train_cuda::TrainCuda>()
+}

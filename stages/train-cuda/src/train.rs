@@ -1,0 +1,316 @@
+//! The training loop: steps, validations, checkpoints, in an order that a restart repeats exactly.
+
+use std::time::Instant;
+
+use engine::{AdamW, EngineError, MicroBatch, Sequence, Trainer};
+use model::config::Config;
+use record::training::{StepRecord, TrainingStatus, ValidationRecord};
+use stage_kit::{Context, Result, StageError};
+
+use crate::checkpoint::{History, Store};
+use crate::live::Live;
+use crate::params::{Params, TrainMode};
+use crate::schedule::{Position, Schedule, order, steps_per_epoch};
+use crate::tokens::{Row, TokenFile};
+use crate::weights::Trained;
+
+/// How long a run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Length {
+    pub(crate) steps_per_epoch: u64,
+    /// After `max_steps`, if that is less.
+    pub(crate) total: u64,
+}
+
+impl Length {
+    pub(crate) fn of(n_rows: usize, params: &Params) -> Self {
+        let steps_per_epoch = steps_per_epoch(n_rows, params.rows_per_step());
+        let all = steps_per_epoch.saturating_mul(params.epochs());
+        let total = if params.max_steps > 0 { all.min(params.max_steps) } else { all };
+        Self { steps_per_epoch, total }
+    }
+
+    /// Epochs that are at least begun.
+    pub(crate) fn epochs(&self) -> u64 {
+        self.total.div_ceil(self.steps_per_epoch)
+    }
+}
+
+/// The rows of a run.
+#[derive(Debug)]
+pub(crate) struct Data {
+    pub(crate) train: TokenFile,
+    /// `None`: no file, or none with a label.
+    pub(crate) validation: Option<TokenFile>,
+}
+
+/// A run in progress.
+pub(crate) struct Run<'c> {
+    pub(crate) context: &'c Context,
+    pub(crate) params: &'c Params,
+    pub(crate) data: &'c Data,
+    pub(crate) config: &'c Config,
+    pub(crate) base_model_name: Option<String>,
+    pub(crate) length: Length,
+    pub(crate) trainer: Trainer,
+    pub(crate) store: Store,
+    pub(crate) live: Live<'c>,
+    pub(crate) history: History,
+    /// Time and tokens of this process's steps alone.
+    pub(crate) stepping: Stepping,
+}
+
+impl std::fmt::Debug for Run<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Run")
+            .field("length", &self.length)
+            .field("history", &self.history)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Time spent inside optimizer steps, and the tokens that went through them.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Stepping {
+    pub(crate) seconds: f64,
+    pub(crate) tokens: u64,
+}
+
+impl Run<'_> {
+    /// Trains until the last step.
+    ///
+    /// # Errors
+    /// Interrupted (a state was saved), a loss that is not finite (the state before it was saved), the disk's.
+    pub(crate) fn go(&mut self) -> Result<()> {
+        let schedule = Schedule::new(
+            self.params.lr(),
+            self.params.warmup_ratio,
+            self.params.min_lr_ratio,
+            self.length.total,
+        );
+        let mut rows_of: (u64, Vec<usize>) = (u64::MAX, Vec::new());
+        loop {
+            self.keep_house()?;
+            let done = self.history.steps_done();
+            if done == self.length.total {
+                return Ok(());
+            }
+            self.stop_if_cancelled()?;
+            let position = Position::of(done, self.length.steps_per_epoch);
+            if rows_of.0 != position.epoch {
+                let n = self.data.train.rows.len();
+                rows_of =
+                    (position.epoch, order(n, self.context.seed(), position.epoch, self.params.shuffle));
+            }
+            self.step(&rows_of.1, position, schedule.lr(done))?;
+        }
+    }
+
+    fn step(&mut self, order: &[usize], position: Position, lr: f64) -> Result<()> {
+        let n = self.params.rows_per_step();
+        let first = position.step_in_epoch as usize * n;
+        let rows = &order[first..(first + n).min(order.len())];
+        let micro_batches: Vec<MicroBatch> = rows
+            .chunks(self.params.batch as usize)
+            .map(|rows| micro_batch(rows.iter().map(|&i| (i, &self.data.train.rows[i]))))
+            .collect();
+        let begun = Instant::now();
+        let outcome = self.trainer.step(&micro_batches, &self.optimizer(lr));
+        let seconds = begun.elapsed().as_secs_f64();
+        let outcome = match outcome {
+            Ok(outcome) => outcome,
+            Err(e) => return Err(self.step_failed(e)),
+        };
+        self.stepping.seconds += seconds;
+        self.stepping.tokens += outcome.tokens;
+        let record = StepRecord {
+            step: self.history.steps_done() + 1,
+            epoch: position.epoch + 1,
+            loss: outcome.loss,
+            grad_norm: outcome.grad_norm,
+            lr,
+            label_tokens: outcome.label_tokens,
+            tokens: outcome.tokens,
+        };
+        self.live.step(&record, rows.len(), seconds);
+        self.history.steps.push(record);
+        Ok(())
+    }
+
+    fn optimizer(&self, lr: f64) -> AdamW {
+        let p = self.params;
+        AdamW { lr, beta1: p.beta1, beta2: p.beta2, eps: p.eps, weight_decay: p.weight_decay, clip: p.clip }
+    }
+
+    /// What is due between two steps and not yet in the history: a validation, a kept step, a saved state.
+    fn keep_house(&mut self) -> Result<()> {
+        let done = self.history.steps_done();
+        let mut save = false;
+        if self.is_validation_due(done) && self.history.validations.last().is_none_or(|v| v.step != done) {
+            self.validate(done)?;
+            save = done > 0;
+        }
+        if self.is_step_kept(done) && self.history.kept.last() != Some(&done) {
+            let dir = self.store.step_dir(done);
+            self.store.save_weights(&dir, &self.trained()?)?;
+            self.history.kept.push(done);
+            let extra = self.history.kept.len().saturating_sub(self.params.keep as usize);
+            self.history.kept.drain(..extra);
+            save = true;
+        }
+        let every = self.params.checkpoint_every;
+        if save || (done > 0 && every > 0 && done.is_multiple_of(every)) {
+            self.save_state()?;
+        }
+        Ok(())
+    }
+
+    fn is_validation_due(&self, done: u64) -> bool {
+        let every = self.params.validate_every;
+        self.data.validation.is_some()
+            && (done.is_multiple_of(self.length.steps_per_epoch)
+                || done == self.length.total
+                || (every > 0 && done.is_multiple_of(every)))
+    }
+
+    fn is_step_kept(&self, done: u64) -> bool {
+        let every = self.params.save_every;
+        done > 0 && (done == self.length.total || (every > 0 && done.is_multiple_of(every)))
+    }
+
+    /// Mean loss over the validation rows; keeps the weights when it is the lowest yet.
+    fn validate(&mut self, done: u64) -> Result<()> {
+        let Some(validation) = &self.data.validation else { return Ok(()) };
+        let (mut sum, mut label_tokens) = (0.0, 0);
+        let batch = self.params.batch as usize;
+        for (i, rows) in validation.rows.chunks(batch).enumerate() {
+            self.stop_if_cancelled()?;
+            if rows.iter().all(|row| row.n_label_tokens() == 0) {
+                continue;
+            }
+            let rows = rows.iter().enumerate().map(|(j, row)| (i * batch + j, row));
+            let loss = match self.trainer.evaluate(&micro_batch(rows)) {
+                Ok(loss) => loss,
+                Err(e) => return Err(self.step_failed(e)),
+            };
+            sum += loss.sum;
+            label_tokens += loss.label_tokens;
+        }
+        let loss = sum / label_tokens as f64;
+        if !loss.is_finite() {
+            return Err(self.not_finite("the validation loss"));
+        }
+        let record = ValidationRecord {
+            step: done,
+            epoch: done.div_ceil(self.length.steps_per_epoch),
+            loss,
+            label_tokens,
+        };
+        self.live.validation(&record);
+        self.history.validations.push(record);
+        if self.history.best().is_some_and(|b| b.step == done) {
+            let dir = self.store.best_dir(done);
+            self.store.save_weights(&dir, &self.trained()?)?;
+        }
+        Ok(())
+    }
+
+    /// The weights as they are now.
+    fn trained(&self) -> Result<Trained> {
+        if self.params.mode == TrainMode::Full {
+            let weights = self.trainer.weights().map_err(engine_error)?;
+            return Ok(Trained::Model(weights, Box::new(self.config.clone())));
+        }
+        let adapter = self.trainer.adapter();
+        let mut adapter = adapter.ok_or_else(|| StageError::internal("the trainer has no adapter"))?;
+        adapter.config.dropout = self.params.dropout;
+        adapter.config.base_model_name.clone_from(&self.base_model_name);
+        Ok(Trained::Adapter(adapter))
+    }
+
+    fn save_state(&mut self) -> Result<()> {
+        let before = self.history.wall_s;
+        self.history.wall_s += self.live.elapsed_s();
+        let saved = self.store.save(&self.history, &self.trainer.state());
+        self.history.wall_s = before;
+        saved
+    }
+
+    fn stop_if_cancelled(&mut self) -> Result<()> {
+        if !self.context.is_cancelled() {
+            return Ok(());
+        }
+        self.save_state()?;
+        let done = self.history.steps_done();
+        self.live.status(TrainingStatus::Paused);
+        self.live.say(&format!(
+            "stopped by a signal after step {done}; the state is saved in {}",
+            self.store.dir().display()
+        ));
+        Err(StageError::interrupted())
+    }
+
+    fn step_failed(&mut self, e: EngineError) -> StageError {
+        match e {
+            EngineError::NonFinite { .. } => self.not_finite(&e.to_string()),
+            e => {
+                self.live.status(TrainingStatus::Failed(e.to_string()));
+                engine_error(e)
+            }
+        }
+    }
+
+    /// Saves the state before the failed step and says where it is.
+    fn not_finite(&mut self, what: &str) -> StageError {
+        let done = self.history.steps_done();
+        let message = format!("{what} is not finite after {done} steps: training stops");
+        let kept = match self.save_state() {
+            Ok(()) => format!("the last good checkpoint is in {}; ", self.store.dir().display()),
+            Err(e) => format!("and its checkpoint could not be saved ({e}); "),
+        };
+        self.live.status(TrainingStatus::Failed(message.clone()));
+        StageError::failed(message)
+            .next(format!("{kept}lower `lr`, lengthen the warm-up or look at the rows of this step"))
+    }
+}
+
+/// Rows with their number in the file, which keys their dropout.
+fn micro_batch<'r>(rows: impl Iterator<Item = (usize, &'r Row)>) -> MicroBatch {
+    let sequence = |(i, row): (usize, &Row)| Sequence {
+        sample_id: i as u64,
+        input_ids: row.input_ids.clone(),
+        labels: row.labels.clone(),
+    };
+    MicroBatch { sequences: rows.map(sequence).collect() }
+}
+
+/// An error of the engine as the stage's.
+pub(crate) fn engine_error(e: EngineError) -> StageError {
+    StageError::failed(e.to_string()).next("check the model's files and the parameters")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_s_length() {
+        let params = |epochs, max_steps| Params {
+            batch: 2,
+            accumulation: 2,
+            epochs: Some(epochs),
+            max_steps,
+            ..Params::default()
+        };
+        assert_eq!(Length::of(9, &params(2, 0)), Length { steps_per_epoch: 3, total: 6 });
+        let cut = Length::of(9, &params(2, 4));
+        assert_eq!((cut.total, cut.epochs()), (4, 2));
+        assert_eq!(Length::of(9, &params(2, 99)).total, 6);
+    }
+
+    #[test]
+    fn the_recipe_has_1500_steps() {
+        let length = Length::of(8000, &Params::default());
+        assert_eq!((length.steps_per_epoch, length.total), (500, 1500));
+    }
+}
