@@ -15,13 +15,32 @@ pub struct Event {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EventKind {
-    Progress { done: u64, total: Option<u64>, unit: String },
-    Metric { name: String, value: f64, unit: String, step: Option<u64> },
-    Log { message: String },
-    Warning { message: String },
-    Artifact { name: String, path: String },
+    Progress {
+        done: u64,
+        total: Option<u64>,
+        unit: String,
+    },
+    Metric {
+        name: String,
+        value: f64,
+        unit: String,
+        step: Option<u64>,
+    },
+    Log {
+        message: String,
+    },
+    Warning {
+        message: String,
+    },
+    Artifact {
+        name: String,
+        path: String,
+    },
     /// One optimizer step of a trainer.
     Step(crate::training::StepRecord),
     /// Anything else that a stage wants seen, by name.
-    Note { name: String, fields: Map<serde_json::Value> },
+    Note {
+        name: String,
+        fields: Map<serde_json::Value>,
+    },
 }
