@@ -2,7 +2,10 @@
 //!
 //! Nothing here reads a file, a clock or the environment.
 
+pub mod closure;
+pub mod complexity;
 mod error;
+pub mod extract;
 pub mod facts;
 pub mod focal;
 pub mod macros;
