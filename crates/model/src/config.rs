@@ -123,7 +123,7 @@ impl Config {
         if hidden % heads != 0 {
             return Err(("hidden_size", format!("is {hidden}, no multiple of the {heads} attention heads")));
         }
-        if self.head_dim() % 2 != 0 {
+        if !self.head_dim().is_multiple_of(2) {
             return Err((
                 "hidden_size",
                 format!("gives heads of {} values; rotary positions need an even number", self.head_dim()),

@@ -264,5 +264,9 @@ pub fn write_file(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<()>
         views.push((name.as_str(), view.map_err(failed)?));
     }
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    safetensors::serialize_to_file(views, Some(metadata), path).map_err(failed)
+    // The serializer makes a file for its owner's eyes alone; weights are readable as any other file is.
+    let permissions = fs::File::create(path).and_then(|file| file.metadata()).map(|m| m.permissions());
+    let permissions = permissions.map_err(|e| ModelError::io("create", path, e))?;
+    safetensors::serialize_to_file(views, Some(metadata), path).map_err(failed)?;
+    fs::set_permissions(path, permissions).map_err(|e| ModelError::io("set the permissions of", path, e))
 }
