@@ -6,13 +6,16 @@
 mod compile;
 mod error;
 mod libraries;
+mod parallel;
 mod program;
 mod run;
 mod toolchain;
+mod verdicts;
 
 pub use compile::{Compilation, CrateKind, Edit, RawDiagnostic, RawSpan, Suggestion};
 pub use error::HarnessError;
 pub use libraries::Libraries;
+pub use parallel::parallel_map;
 pub use program::TestProgram;
 pub use run::{Build, Harness, Limits, RunOptions, TestBinary, TestRun};
 pub use toolchain::Toolchain;

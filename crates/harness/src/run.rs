@@ -1,13 +1,23 @@
 //! Compile, lint, link, build and run, each in the sandbox.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::hash::{BuildHasher, Hasher};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use record::mutation::TestOutcome;
-use sandbox::Sandbox;
+use record::mutation::{TestOutcome, Verdict};
+use sandbox::{Command, Finished, Profile, Sandbox, Status};
+use tempfile::TempDir;
 
-use crate::{Compilation, CrateKind, HarnessError, Libraries, TestProgram, Toolchain};
+use crate::compile::read_messages;
+use crate::verdicts::{Report, unreported};
+use crate::{Compilation, CrateKind, EDITION, HarnessError, Libraries, TestProgram, Toolchain};
+
+/// The name of the compiled text in messages and in `file!()`.
+const FILE: &str = "row.rs";
+/// Property tests draw the same cases in every run.
+const PROPTEST_SEED: &str = "6070118";
 
 /// Deadlines and sizes of one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,8 +61,9 @@ impl Default for RunOptions {
 /// A program that was built. Deletes its folder when dropped.
 #[derive(Debug)]
 pub struct TestBinary {
-    pub(crate) path: PathBuf,
-    pub(crate) tests: Vec<String>,
+    path: PathBuf,
+    tests: Vec<String>,
+    _dir: TempDir,
 }
 
 impl TestBinary {
@@ -96,7 +107,13 @@ pub struct Harness {
 impl Harness {
     /// `scratch` is a folder for temporary files; each call makes and deletes its own inside it.
     #[must_use]
-    pub fn new(toolchain: Toolchain, libraries: Libraries, sandbox: Sandbox, scratch: PathBuf, limits: Limits) -> Self {
+    pub fn new(
+        toolchain: Toolchain,
+        libraries: Libraries,
+        sandbox: Sandbox,
+        scratch: PathBuf,
+        limits: Limits,
+    ) -> Self {
         Self { toolchain, libraries, sandbox, scratch, limits }
     }
 
@@ -119,43 +136,253 @@ impl Harness {
     ///
     /// # Errors
     /// When the compiler can't be run; code that does not compile is a [`Compilation`] without success.
-    pub fn check(&self, _source: &str, _kind: CrateKind) -> Result<Compilation, HarnessError> {
-        Err(self.unavailable())
+    pub fn check(&self, source: &str, kind: CrateKind) -> Result<Compilation, HarnessError> {
+        let dir = self.job(source)?;
+        let mut args = vec!["--emit=metadata"];
+        args.push(match kind {
+            CrateKind::Lib => "--crate-type=lib",
+            CrateKind::Test => "--test",
+        });
+        self.compile(&self.toolchain.rustc, dir.path(), &args)
     }
 
     /// The same through `clippy-driver` with its default lints; `None` when there is none.
     ///
     /// # Errors
     /// As [`Harness::check`].
-    pub fn lint(&self, _source: &str, _kind: CrateKind) -> Result<Option<Compilation>, HarnessError> {
-        Err(self.unavailable())
+    pub fn lint(&self, source: &str, kind: CrateKind) -> Result<Option<Compilation>, HarnessError> {
+        let Some(driver) = &self.toolchain.clippy_driver else { return Ok(None) };
+        let dir = self.job(source)?;
+        // Without one of its own the linter would look for settings in the folders above.
+        write(&dir.path().join("clippy.toml"), "")?;
+        let mut args = vec!["--emit=metadata"];
+        args.push(match kind {
+            CrateKind::Lib => "--crate-type=lib",
+            CrateKind::Test => "--test",
+        });
+        self.compile(driver, dir.path(), &args).map(Some)
     }
 
     /// `rustc --test` down to an executable: what `cargo test --no-run` would say.
     ///
     /// # Errors
     /// As [`Harness::check`].
-    pub fn link(&self, _source: &str) -> Result<Compilation, HarnessError> {
-        Err(self.unavailable())
+    pub fn link(&self, source: &str) -> Result<Compilation, HarnessError> {
+        let dir = self.job(source)?;
+        self.compile(&self.toolchain.rustc, dir.path(), &["--emit=link", "--test", "-o", "row"])
     }
 
-    /// Compiles and links a program of tests.
+    /// Compiles and links a program of tests. Lints are off: they were judged elsewhere.
     ///
     /// # Errors
     /// As [`Harness::check`].
-    pub fn build(&self, _program: &TestProgram) -> Result<Build, HarnessError> {
-        Err(self.unavailable())
+    pub fn build(&self, program: &TestProgram) -> Result<Build, HarnessError> {
+        let dir = self.job(&program.source)?;
+        let args = ["--emit=link", "--crate-type=bin", "--cfg", "test", "--cap-lints=allow", "-o", "row"];
+        let compilation = self.compile(&self.toolchain.rustc, dir.path(), &args)?;
+        if !compilation.success {
+            return Ok(Build::Failed(compilation));
+        }
+        let path = dir.path().join("row");
+        Ok(Build::Ready(TestBinary { path, tests: program.tests.clone(), _dir: dir }))
     }
 
-    /// Runs the program's tests in fresh processes until each has a verdict.
+    /// Runs the program's tests, in one process as long as they let it live. A test whose process ends before it reports
+    /// is run again alone, so that no other test's doing is laid to it; the tests after it go on in a new process.
     ///
     /// # Errors
     /// When the sandbox can't start the program.
-    pub fn run(&self, _binary: &TestBinary, _options: &RunOptions) -> Result<TestRun, HarnessError> {
-        Err(self.unavailable())
+    pub fn run(&self, binary: &TestBinary, options: &RunOptions) -> Result<TestRun, HarnessError> {
+        let is_wanted = |name: &String| options.only.as_ref().is_none_or(|only| only.contains(name));
+        let mut pending: Vec<String> = binary.tests.iter().filter(|name| is_wanted(name)).cloned().collect();
+        let mut run = TestRun::default();
+        while !pending.is_empty() {
+            let (report, finished) = self.once(binary, options, &pending)?;
+            run.wall += finished.wall;
+            // What ran first had the process for itself; so had a single test.
+            let was_alone = report.verdicts.is_empty();
+            let unfinished = report.unfinished.clone();
+            run.take(report);
+            // With no test begun, the process ended before its `main`, or lost its pipe: the first one is tried alone.
+            let culprit =
+                unfinished.or_else(|| pending.iter().find(|name| !run.verdicts.contains_key(*name)).cloned());
+            let stopped = options.fail_fast && run.has_failure();
+            if let Some(name) = culprit.filter(|_| !stopped) {
+                let outcome = match was_alone {
+                    true => unreported(&name, finished.status),
+                    false => self.alone(binary, options, &name, &mut run)?,
+                };
+                run.verdicts.insert(name, outcome);
+            }
+            if options.fail_fast && run.has_failure() {
+                break;
+            }
+            pending.retain(|name| !run.verdicts.contains_key(name));
+        }
+        Ok(run)
     }
 
-    fn unavailable(&self) -> HarnessError {
-        HarnessError::Compiler(format!("{} is not wired to {:?} yet, {:?}", self.scratch.display(), self.libraries, self.limits))
+    fn alone(
+        &self,
+        binary: &TestBinary,
+        options: &RunOptions,
+        name: &str,
+        run: &mut TestRun,
+    ) -> Result<TestOutcome, HarnessError> {
+        let (mut report, finished) = self.once(binary, options, std::slice::from_ref(&name.to_owned()))?;
+        run.wall += finished.wall;
+        run.extra.append(&mut report.extra);
+        Ok(report.verdicts.remove(name).unwrap_or_else(|| unreported(name, finished.status)))
     }
+
+    fn once(
+        &self,
+        binary: &TestBinary,
+        options: &RunOptions,
+        only: &[String],
+    ) -> Result<(Report, Finished), HarnessError> {
+        let nonce = nonce();
+        let mut env: BTreeMap<OsString, OsString> = BTreeMap::new();
+        let mut set = |name: &str, value: &str| env.insert(name.into(), value.into());
+        set("RUST_BACKTRACE", "0");
+        set("PROPTEST_RNG_SEED", PROPTEST_SEED);
+        set("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "true");
+        set("PROPTEST_MAX_SHRINK_ITERS", "256");
+        for (name, value) in &options.env {
+            set(name, value);
+        }
+        set("TESTFORGE_NONCE", &nonce);
+        set("TESTFORGE_ONLY", &only.join("\n"));
+        if options.fail_fast {
+            set("TESTFORGE_FAIL_FAST", "1");
+        }
+        let finished = self.sandbox.run(&Command {
+            program: binary.path.clone(),
+            args: Vec::new(),
+            env,
+            current_dir: PathBuf::from("/"),
+            readable: Vec::new(),
+            writable: Vec::new(),
+            limits: sandbox::Limits {
+                wall: options.wall,
+                // The deadline decides; this one is for a process that escaped it.
+                cpu_s: options.wall.as_secs().saturating_mul(4) + 10,
+                memory_bytes: self.limits.run_memory_bytes,
+                file_bytes: 1 << 20,
+                processes: 64,
+                output_bytes: self.limits.output_bytes,
+            },
+            profile: Profile::Program,
+            verdict_fd_env: Some("TESTFORGE_FD".to_owned()),
+        })?;
+        Ok((Report::read(&finished.verdicts, &nonce), finished))
+    }
+
+    /// A fresh folder with the text in it.
+    fn job(&self, source: &str) -> Result<TempDir, HarnessError> {
+        let fail =
+            |source| HarnessError::Io { action: "create a folder in", path: self.scratch.clone(), source };
+        std::fs::create_dir_all(&self.scratch).map_err(fail)?;
+        let dir = tempfile::Builder::new().prefix("job-").tempdir_in(&self.scratch).map_err(fail)?;
+        write(&dir.path().join(FILE), source)?;
+        Ok(dir)
+    }
+
+    fn compile(&self, compiler: &Path, dir: &Path, args: &[&str]) -> Result<Compilation, HarnessError> {
+        let dir = dir.canonicalize().map_err(|source| HarnessError::Io {
+            action: "find",
+            path: dir.to_path_buf(),
+            source,
+        })?;
+        let mut all: Vec<OsString> =
+            vec![FILE.into(), "--crate-name=row".into(), "--error-format=json".into()];
+        all.push(format!("--edition={EDITION}").into());
+        all.extend(args.iter().map(OsString::from));
+        let mut readable = self.toolchain.path.clone();
+        readable.push(self.toolchain.sysroot.clone());
+        if let Some(libs) = &self.libraries.dir {
+            all.extend(["-L".into(), join("dependency=", libs)]);
+            for (name, file) in &self.libraries.externs {
+                all.extend(["--extern".into(), join(&format!("{name}="), file)]);
+            }
+            readable.push(libs.clone());
+        }
+        let env = [
+            ("PATH".into(), self.toolchain.path_variable()),
+            ("TMPDIR".into(), dir.clone().into()),
+            ("LC_ALL".into(), "C".into()),
+            ("RUST_BACKTRACE".into(), "0".into()),
+        ];
+        let finished = self.sandbox.run(&Command {
+            program: compiler.to_path_buf(),
+            args: all,
+            env: env.into(),
+            current_dir: dir.clone(),
+            readable,
+            writable: vec![dir],
+            limits: sandbox::Limits {
+                wall: self.limits.compile_wall,
+                cpu_s: self.limits.compile_wall.as_secs().saturating_mul(2) + 10,
+                memory_bytes: self.limits.compile_memory_bytes,
+                file_bytes: 1 << 30,
+                processes: 512,
+                output_bytes: self.limits.output_bytes,
+            },
+            profile: Profile::Tool,
+            verdict_fd_env: None,
+        })?;
+        compilation(&finished)
+    }
+}
+
+impl TestRun {
+    fn take(&mut self, report: Report) {
+        self.verdicts.extend(report.verdicts);
+        self.extra.extend(report.extra);
+    }
+
+    fn has_failure(&self) -> bool {
+        self.verdicts.values().any(|outcome| !matches!(outcome.verdict, Verdict::Passed | Verdict::Ignored))
+    }
+}
+
+fn compilation(finished: &Finished) -> Result<Compilation, HarnessError> {
+    let (diagnostics, rest) = read_messages(&String::from_utf8_lossy(&finished.stderr), FILE);
+    let stopped = match finished.status {
+        Status::Exit(0 | 1) => None,
+        Status::Exit(101) => Some("the compiler crashed".to_owned()),
+        Status::Exit(code) => Some(format!("the compiler ended with exit code {code}")),
+        Status::Signal(signal) => {
+            Some(format!("the compiler was ended by signal {signal} (memory or CPU limit)"))
+        }
+        Status::TimedOut => Some("the compiler was stopped at its deadline".to_owned()),
+    };
+    let success = finished.status == Status::Exit(0);
+    let says_why = diagnostics.iter().any(|d| d.level == "error");
+    if finished.status == Status::Exit(1) && !says_why && !finished.truncated {
+        return Err(HarnessError::Compiler(rest.trim().to_owned()));
+    }
+    if let Some(missing) =
+        diagnostics.iter().find(|d| d.message.contains("linker") && d.message.contains("not found"))
+    {
+        return Err(HarnessError::Compiler(format!("{}; install a C compiler", missing.message)));
+    }
+    Ok(Compilation { success, stopped, diagnostics })
+}
+
+fn join(prefix: &str, path: &Path) -> OsString {
+    let mut text = OsString::from(prefix);
+    text.push(path);
+    text
+}
+
+fn write(path: &Path, text: &str) -> Result<(), HarnessError> {
+    let fail = |source| HarnessError::Io { action: "write", path: path.to_path_buf(), source };
+    std::fs::write(path, text).map_err(fail)
+}
+
+/// 128 bits that the program under test can't guess: the standard library's hash keys come from the system's random source.
+fn nonce() -> String {
+    let word = || std::hash::RandomState::new().build_hasher().finish();
+    format!("{:016x}{:016x}", word(), word())
 }

@@ -1,8 +1,13 @@
 //! The Rust compiler in use.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::HarnessError;
+
+/// Where a linker is looked for, before any folder that holds the caller's own `cc`.
+const STANDARD_PATH: [&str; 4] = ["/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin"];
 
 /// A compiler, called directly: a rustup proxy would look for its toolchain in the environment that is cleared.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +19,8 @@ pub struct Toolchain {
     /// `clippy-driver --version`.
     pub linter: Option<String>,
     pub sysroot: PathBuf,
+    /// Folders for `PATH`: the linker is found through it.
+    pub(crate) path: Vec<PathBuf>,
 }
 
 impl Toolchain {
@@ -22,6 +29,48 @@ impl Toolchain {
     /// # Errors
     /// When there is none, or it does not answer.
     pub fn find() -> Result<Self, HarnessError> {
-        Err(HarnessError::NoToolchain("not looked for".to_owned()))
+        let named =
+            std::env::var_os("RUSTC").filter(|name| !name.is_empty()).unwrap_or_else(|| "rustc".into());
+        let sysroot = PathBuf::from(answer(Path::new(&named), &["--print", "sysroot"])?);
+        let real = sysroot.join("bin/rustc");
+        let rustc = if real.is_file() { real } else { which(&named).unwrap_or_else(|| named.into()) };
+        let version = answer(&rustc, &["-vV"])?;
+        let clippy_driver = Some(sysroot.join("bin/clippy-driver")).filter(|path| path.is_file());
+        let (clippy_driver, linter) = match clippy_driver {
+            // A linter that does not start counts as none.
+            Some(path) => match answer(&path, &["--version"]) {
+                Ok(version) => (Some(path), Some(version)),
+                Err(_) => (None, None),
+            },
+            None => (None, None),
+        };
+        let mut path: Vec<PathBuf> = STANDARD_PATH.iter().map(PathBuf::from).collect();
+        if let Some(dir) = which("cc".as_ref()).and_then(|cc| cc.parent().map(Path::to_path_buf))
+            && !path.contains(&dir)
+        {
+            path.push(dir);
+        }
+        Ok(Self { rustc, clippy_driver, version, linter, sysroot, path })
     }
+
+    pub(crate) fn path_variable(&self) -> OsString {
+        std::env::join_paths(&self.path).unwrap_or_default()
+    }
+}
+
+fn answer(program: &Path, args: &[&str]) -> Result<String, HarnessError> {
+    let none =
+        |why: String| HarnessError::NoToolchain(format!("`{} {}` {why}", program.display(), args.join(" ")));
+    let output = Command::new(program).args(args).output().map_err(|e| none(format!("can't be run: {e}")))?;
+    if !output.status.success() {
+        return Err(none(format!("failed: {}", String::from_utf8_lossy(&output.stderr).trim())));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+fn which(name: &std::ffi::OsStr) -> Option<PathBuf> {
+    if Path::new(name).components().count() > 1 {
+        return Some(PathBuf::from(name));
+    }
+    std::env::split_paths(&std::env::var_os("PATH")?).map(|dir| dir.join(name)).find(|path| path.is_file())
 }
