@@ -14,6 +14,7 @@ pub mod model;
 pub mod mutation;
 pub mod protocol;
 pub mod report;
+pub mod tokens;
 pub mod training;
 
 /// Sorted by key, so that the same content is always the same bytes.
