@@ -102,6 +102,7 @@ fn row(name: &str, function: &str, tests: &str) -> CorpusRow {
             uses_macros: false,
             returns_result: function.contains("-> Result"),
             source_class: SourceClass::Curated,
+            property_class: None,
             oracle: Oracle::Human,
             link_tier: LinkTier::Curated,
             mutants_killed: 1,

@@ -27,6 +27,7 @@ pub(crate) fn row(function: &str, items: &[&str], tests: &str) -> CorpusRow {
             uses_macros: false,
             returns_result: false,
             source_class: SourceClass::Curated,
+            property_class: None,
             oracle: Oracle::Human,
             link_tier: LinkTier::Curated,
             mutants_killed: 0,

@@ -52,6 +52,10 @@ pub struct RowMetadata {
     pub uses_macros: bool,
     pub returns_result: bool,
     pub source_class: SourceClass,
+    /// Where the property tests come from: `property` (the crate's own), `curated`, or `synthesized` (made from the
+    /// function's signature and kept because they hold on a run). `None`: there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub property_class: Option<SourceClass>,
     pub oracle: Oracle,
     /// Why these tests are believed to be tests of this function; the smaller, the surer.
     pub link_tier: LinkTier,

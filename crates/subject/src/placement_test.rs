@@ -31,6 +31,7 @@ fn row() -> CorpusRow {
             uses_macros: false,
             returns_result: false,
             source_class: SourceClass::Curated,
+            property_class: None,
             oracle: Oracle::Human,
             link_tier: LinkTier::Curated,
             mutants_killed: 0,

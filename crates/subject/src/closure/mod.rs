@@ -78,13 +78,21 @@ impl<'k> Closer<'k> {
         Self { krate, resolver, macros, externs, scans: RefCell::default(), impls }
     }
 
-    /// The functions of the crate that a case refers to: by path, or by a method's name.
+    /// The functions of the crate that a case refers to. A method is known by its name alone, so its type must be named
+    /// too, or stand in the module around the test.
     pub fn callees(&self, case: usize, functions: &[Focal]) -> Vec<Focal> {
         let case = &self.krate.cases[case];
         let scan = self.scan(&case.code, case.module);
-        let called = |focal: &&Focal| match focal.member {
-            None => scan.items.contains(&focal.item),
-            Some(member) => scan.members.contains(&self.krate.items[focal.item].members[member].name),
+        let outer = self.krate.modules[case.module].parent;
+        let called = |focal: &&Focal| {
+            let item = &self.krate.items[focal.item];
+            match focal.member {
+                None => scan.items.contains(&focal.item),
+                Some(member) => {
+                    let near = scan.words.contains(&item.name) || outer == Some(item.module);
+                    near && scan.members.contains(&item.members[member].name)
+                }
+            }
         };
         functions.iter().filter(called).copied().collect()
     }
