@@ -53,9 +53,78 @@ impl<'a, T> View<'a, T> {
         }
     }
 
+    /// A row of a view whose columns are contiguous.
+    #[must_use]
+    pub fn row(&self, row: usize) -> &'a [T] {
+        debug_assert!(self.col_stride == 1 && row < self.rows, "no such contiguous row");
+        &self.data[row * self.row_stride..][..self.cols]
+    }
+
+    /// Rows `start .. start + rows`.
+    #[must_use]
+    pub fn slice(self, start: usize, rows: usize) -> Self {
+        debug_assert!(start + rows <= self.rows, "rows outside of the view");
+        View { data: &self.data[(start * self.row_stride).min(self.data.len())..], rows, ..self }
+    }
+
+    /// Columns `start .. start + cols`.
+    #[must_use]
+    pub fn columns(self, start: usize, cols: usize) -> Self {
+        debug_assert!(start + cols <= self.cols, "columns outside of the view");
+        View { data: &self.data[(start * self.col_stride).min(self.data.len())..], cols, ..self }
+    }
+
     fn check(&self, what: &str) {
         let needed = extent(self.rows, self.cols, self.row_stride, self.col_stride);
         assert!(needed <= self.data.len(), "{what}: {needed} elements needed, {} given", self.data.len());
+    }
+}
+
+impl<'a, T> ViewMut<'a, T> {
+    /// Rows of contiguous elements, `row_stride` apart.
+    pub fn rows(data: &'a mut [T], rows: usize, cols: usize, row_stride: usize) -> Self {
+        ViewMut { data, rows, cols, row_stride }
+    }
+
+    #[must_use]
+    pub fn row(&self, row: usize) -> &[T] {
+        &self.data[row * self.row_stride..][..self.cols]
+    }
+
+    pub fn row_mut(&mut self, row: usize) -> &mut [T] {
+        &mut self.data[row * self.row_stride..][..self.cols]
+    }
+
+    /// The same elements, to read.
+    #[must_use]
+    pub fn view(&self) -> View<'_, T> {
+        View::rows(self.data, self.rows, self.cols, self.row_stride)
+    }
+
+    /// The same view for a shorter time.
+    pub fn reborrow(&mut self) -> ViewMut<'_, T> {
+        ViewMut { data: self.data, rows: self.rows, cols: self.cols, row_stride: self.row_stride }
+    }
+
+    /// Columns `start .. start + cols`.
+    #[must_use]
+    pub fn columns(self, start: usize, cols: usize) -> Self {
+        debug_assert!(start + cols <= self.cols, "columns outside of the view");
+        let at = start.min(self.data.len());
+        ViewMut { data: &mut self.data[at..], cols, ..self }
+    }
+
+    /// The rows before `row`, and the others.
+    #[must_use]
+    pub fn split_at(self, row: usize) -> (Self, Self) {
+        debug_assert!(row <= self.rows, "rows outside of the view");
+        let at = (row * self.row_stride).min(self.data.len());
+        let (above, below) = self.data.split_at_mut(at);
+        let (cols, row_stride) = (self.cols, self.row_stride);
+        (
+            ViewMut { data: above, rows: row, cols, row_stride },
+            ViewMut { data: below, rows: self.rows - row, cols, row_stride },
+        )
     }
 }
 
@@ -111,7 +180,10 @@ pub struct Target<'a, T> {
 unsafe impl<T: Send> Send for Target<'_, T> {}
 
 impl<T> Target<'_, T> {
-    #[expect(unsafe_code, reason = "rectangles of one matrix interleave in memory, so slices can't describe them")]
+    #[expect(
+        unsafe_code,
+        reason = "rectangles of one matrix interleave in memory, so slices can't describe them"
+    )]
     fn row(&mut self, row: usize, cols: Range<usize>) -> &mut [T] {
         assert!(row < self.rows && cols.end <= self.cols && cols.start <= cols.end);
         // SAFETY: inside the rectangle, which lies inside the borrowed slice and is owned by this target alone.
@@ -148,7 +220,11 @@ pub fn product<T: Element>(
     let mut jobs = Vec::with_capacity(parts.len());
     for part in parts {
         let (rows, cols) = if by_rows { (part, 0..c.cols) } else { (0..c.rows, part) };
-        jobs.push((part_of(a, rows.clone(), 0..a.cols), part_of(b, 0..b.rows, cols.clone()), rect(c, rows, cols)));
+        jobs.push((
+            part_of(a, rows.clone(), 0..a.cols),
+            part_of(b, 0..b.rows, cols.clone()),
+            rect(c, rows, cols),
+        ));
     }
     let mut first = None;
     std::thread::scope(|scope| {
@@ -176,7 +252,10 @@ fn part_of<T>(view: View<'_, T>, rows: Range<usize>, cols: Range<usize>) -> View
     View { data: &view.data[start..], rows: rows.len(), cols: cols.len(), ..view }
 }
 
-#[expect(unsafe_code, reason = "rectangles of one matrix interleave in memory, so slices can't describe them")]
+#[expect(
+    unsafe_code,
+    reason = "rectangles of one matrix interleave in memory, so slices can't describe them"
+)]
 fn rect<'a, T>(c: &mut ViewMut<'a, T>, rows: Range<usize>, cols: Range<usize>) -> Target<'a, T> {
     // SAFETY: `product` has checked that the whole of `c` lies inside its data, and hands out disjoint parts.
     let start = unsafe { c.data.as_mut_ptr().add(rows.start * c.row_stride + cols.start) };
@@ -312,12 +391,7 @@ mod thin {
             all_rows(a, b, accumulate, c, f32::mul_add);
         }
         #[target_feature(enable = "avx512f,avx2,fma")]
-        fn with_wide_features(
-            a: View<'_, f32>,
-            b: View<'_, f32>,
-            accumulate: bool,
-            c: &mut Target<'_, f32>,
-        ) {
+        fn with_wide_features(a: View<'_, f32>, b: View<'_, f32>, accumulate: bool, c: &mut Target<'_, f32>) {
             all_rows(a, b, accumulate, c, f32::mul_add);
         }
         #[expect(unsafe_code, reason = "enters code compiled for features that were just detected")]
@@ -456,7 +530,11 @@ mod tests {
                             let part = View::rows(&a[first * k..], rows, k, k);
                             let start = start.map(|s| &s[first * n..(first + rows) * n]);
                             let got = run(part, b, start, 1);
-                            assert_eq!(got[..], whole[first * n..(first + rows) * n], "{rows} rows of {m}x{k}x{n}");
+                            assert_eq!(
+                                got[..],
+                                whole[first * n..(first + rows) * n],
+                                "{rows} rows of {m}x{k}x{n}"
+                            );
                         }
                     }
                 }

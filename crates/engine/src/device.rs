@@ -8,7 +8,9 @@ use std::str::FromStr;
 pub enum DeviceRequest {
     /// The first of CUDA, wgpu and CPU that this build and this machine have.
     Auto,
-    Cuda { id: u32 },
+    Cuda {
+        id: u32,
+    },
     Wgpu,
     Cpu,
 }
@@ -80,9 +82,13 @@ impl DeviceError {
         match self {
             Self::Unknown(_) => "use auto, cuda, cuda:N, wgpu or cpu",
             Self::NoSuchGpu { .. } => "name one that is there, or compute on the CPU: --set device=cpu",
-            Self::NoGpu(_) => "install the NVIDIA driver, or compute on the CPU (about 100 times slower): --set device=cpu",
+            Self::NoGpu(_) => {
+                "install the NVIDIA driver, or compute on the CPU (about 100 times slower): --set device=cpu"
+            }
             Self::NoCudaBackend { .. } | Self::NoWgpuBackend => "compute on the CPU: --set device=cpu",
-            Self::NothingLeft(_) => "choose the CPU yourself (--set device=cpu), or build with the feature cpu-fallback",
+            Self::NothingLeft(_) => {
+                "choose the CPU yourself (--set device=cpu), or build with the feature cpu-fallback"
+            }
         }
     }
 }
@@ -130,7 +136,11 @@ pub fn probe() -> GpuProbe {
 ///
 /// # Errors
 /// [`DeviceError`] when the one asked for can't be used, or `auto` finds none.
-pub fn choose(request: DeviceRequest, build: Build, probe: impl FnOnce() -> GpuProbe) -> Result<Choice, DeviceError> {
+pub fn choose(
+    request: DeviceRequest,
+    build: Build,
+    probe: impl FnOnce() -> GpuProbe,
+) -> Result<Choice, DeviceError> {
     match request {
         DeviceRequest::Cpu => Ok(Choice { device: ComputeDevice::Cpu, warnings: Vec::new() }),
         DeviceRequest::Wgpu => Err(DeviceError::NoWgpuBackend),
@@ -157,7 +167,9 @@ fn cuda(id: u32, build: Build, probe: impl FnOnce() -> GpuProbe) -> DeviceError 
     }
     match probe() {
         GpuProbe::NoDriver(why) => DeviceError::NoGpu(why),
-        GpuProbe::Devices(names) if names.is_empty() => DeviceError::NoGpu("the driver sees no device".to_owned()),
+        GpuProbe::Devices(names) if names.is_empty() => {
+            DeviceError::NoGpu("the driver sees no device".to_owned())
+        }
         GpuProbe::Devices(names) => match names.get(id as usize) {
             Some(name) => DeviceError::NoCudaBackend { id, name: name.clone() },
             None => DeviceError::NoSuchGpu { id, n: names.len() },
@@ -212,12 +224,17 @@ mod tests {
         let text = choice.warnings.join("\n");
         assert!(text.contains("libcuda is absent") && text.contains("100 times"), "{text}");
         let error = choose(DeviceRequest::Auto, NO_FALLBACK, no_driver).unwrap_err();
-        assert!(error.to_string().contains("libcuda is absent") && error.next_step().contains("device=cpu"), "{error}");
+        assert!(
+            error.to_string().contains("libcuda is absent") && error.next_step().contains("device=cpu"),
+            "{error}"
+        );
     }
 
     #[test]
     fn a_gpu_that_was_asked_for_is_never_replaced_in_silence() {
-        let ask = |id, build, probe: fn() -> GpuProbe| choose(DeviceRequest::Cuda { id }, build, probe).unwrap_err();
+        let ask = |id, build, probe: fn() -> GpuProbe| {
+            choose(DeviceRequest::Cuda { id }, build, probe).unwrap_err()
+        };
         assert!(matches!(ask(0, ALL, no_driver), DeviceError::NoGpu(_)));
         assert!(matches!(ask(0, ALL, || GpuProbe::Devices(vec![])), DeviceError::NoGpu(_)));
         assert!(matches!(ask(1, ALL, one_gpu), DeviceError::NoSuchGpu { id: 1, n: 1 }));

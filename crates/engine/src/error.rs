@@ -21,6 +21,9 @@ pub enum EngineError {
     /// Weights, adapter or options do not fit together.
     #[error("{0}")]
     Mismatch(String),
+    /// The callback of a generation said stop.
+    #[error("generation was cancelled")]
+    Cancelled,
     #[error("quantising {name}: {source}")]
     Quantise { name: String, source: model::nf4::Nf4Error },
     #[error(transparent)]

@@ -6,11 +6,15 @@
 
 mod api;
 pub mod backend;
+mod batch;
+pub mod cpu;
 pub mod device;
 mod error;
 mod generate;
 pub mod place;
 pub mod plan;
+mod sample;
+mod setup;
 mod train;
 
 pub use api::*;

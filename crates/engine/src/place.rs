@@ -80,8 +80,7 @@ pub fn lifetimes(plan: &Plan, claims: &BTreeSet<Block>) -> BTreeMap<BufferId, Li
     for step in &plan.steps {
         let (start, end) = (index, index + step.ops.len());
         for op in &step.ops {
-            let (first, last) =
-                if claims.contains(&step.block) { (start, end - 1) } else { (index, index) };
+            let (first, last) = if claims.contains(&step.block) { (start, end - 1) } else { (index, index) };
             let access = op.access(&plan.groups);
             for mat in access.reads.iter().chain(&access.writes).chain(&access.updates) {
                 touch(mat.buffer, first, last);

@@ -1,64 +1,328 @@
-//! Training.
+//! Training: micro-batches in, updated parameters out.
 
 use crate::EngineError;
-use crate::api::{AdamW, LossSum, MicroBatch, StepOutcome, TrainOptions, TrainState};
-use model::adapter::Adapter;
+use crate::api::{AdamW, LossSum, MicroBatch, Mode, Precision, StepOutcome, TrainOptions, TrainState};
+use crate::backend::{Backend, Inputs, Scalars, Slab};
+use crate::batch::{Packed, pack};
+use crate::cpu::{Cpu, CpuOptions, CpuProgram};
+use crate::place::{Layout, place};
+use crate::plan::{Class, Dims, Mat, ModelParams, Plan, optimizer_plans, train_plan};
+use crate::setup;
+use model::Tensor;
+use model::adapter::{Adapter, LoraConfig};
 use model::config::Config;
 use model::weights::Weights;
 use std::collections::BTreeMap;
+
+/// Plans of a trainer, ready to run.
+#[derive(Debug)]
+struct Programs {
+    train: CpuProgram,
+    train_loss: Mat,
+    evaluate: CpuProgram,
+    evaluate_loss: Mat,
+    zero: CpuProgram,
+    update: CpuProgram,
+    norm: Mat,
+}
 
 /// Forward, backward and update of one model.
 #[derive(Debug)]
 pub struct Trainer {
     options: TrainOptions,
+    config: Config,
+    lora: Option<LoraConfig>,
+    params: ModelParams,
+    backend: Cpu<f32>,
+    programs: Programs,
+    peak_bytes: u64,
+    step: u64,
 }
 
 impl Trainer {
+    /// Plans, places and loads everything; no step allocates more.
+    ///
     /// # Errors
     /// When weights, adapter and options do not fit together.
-    pub fn new(_config: &Config, _weights: &Weights, _adapter: Option<&Adapter>, options: TrainOptions) -> Result<Self, EngineError> {
-        Ok(Trainer { options })
+    pub fn new(
+        config: &Config,
+        weights: &Weights,
+        adapter: Option<&Adapter>,
+        options: TrainOptions,
+    ) -> Result<Self, EngineError> {
+        check_options(&options, adapter)?;
+        let shape = setup::shape(config);
+        let lora = adapter.map(|adapter| adapter.config.clone());
+        let full = options.mode == Mode::Full;
+        let params =
+            ModelParams::new(shape, lora.as_ref().map(setup::lora_shape), full, !full, options.max_tokens);
+        let mut backend = Cpu::new(&CpuOptions {
+            threads: options.threads,
+            round: options.precision == Precision::Bf16Rounded,
+            transposed: false,
+            native: true,
+        });
+        backend.allocate(&params)?;
+        let quantise = match options.mode {
+            Mode::Qlora { double_quant } => Some(double_quant),
+            Mode::Full | Mode::Lora => None,
+        };
+        setup::store_base(&mut backend, &params, weights, quantise)?;
+        if let Some(adapter) = adapter {
+            setup::store_adapter(&mut backend, &params, adapter)?;
+        }
+        let (programs, arena) = compile(&mut backend, &params, &options)?;
+        let peak_bytes = arena + fixed_bytes(&params, &options);
+        Ok(Trainer { options, config: config.clone(), lora, params, backend, programs, peak_bytes, step: 0 })
     }
+
+    /// Bytes that the trainer holds at most: parameters, gradients, moments, arena, scratch of the threads.
     #[must_use]
     pub fn planned_peak_bytes(&self) -> u64 {
-        self.options.max_tokens as u64
+        self.peak_bytes
     }
+
+    /// One optimizer step over the micro-batches: gradients of the summed token losses divided by all label tokens,
+    /// clipped, then AdamW.
+    ///
     /// # Errors
-    /// When the loss is not finite.
-    pub fn step(&mut self, _micro_batches: &[MicroBatch], _optimizer: &AdamW) -> Result<StepOutcome, EngineError> {
-        Err(EngineError::Mismatch("skeleton".into()))
+    /// When a micro-batch does not fit, nothing has a label, or loss or gradient is not finite; parameters are unchanged
+    /// then.
+    pub fn step(
+        &mut self,
+        micro_batches: &[MicroBatch],
+        optimizer: &AdamW,
+    ) -> Result<StepOutcome, EngineError> {
+        let packed = self.pack_all(micro_batches)?;
+        let label_tokens: u64 = packed.iter().map(Packed::label_tokens).sum();
+        if label_tokens == 0 {
+            return Err(EngineError::NoLabels { step: self.step + 1 });
+        }
+        let tokens = packed.iter().map(|packed| packed.dims.tokens as u64).sum();
+        let mut scalars = self.scalars();
+        scalars.inv_labels = 1.0 / label_tokens as f64;
+        scalars.optimizer = *optimizer;
+        let sum = self.accumulate(packed, scalars)?;
+        if !sum.is_finite() {
+            return Err(EngineError::NonFinite { what: "the loss", step: self.step + 1 });
+        }
+        let dims = Dims { tokens: 0, loss_rows: 0, seqs: 0, chunk: 1 };
+        let inputs = Inputs { dims, index: BTreeMap::new(), scalars };
+        self.backend.submit(&self.programs.update, inputs)?;
+        self.backend.wait()?;
+        let norm = self.backend.peek(&self.programs.update, self.programs.norm, dims)?;
+        let grad_norm = f64::from(norm[0]);
+        if !grad_norm.is_finite() {
+            return Err(EngineError::NonFinite { what: "the gradient norm", step: self.step + 1 });
+        }
+        self.step += 1;
+        Ok(StepOutcome { loss: sum / label_tokens as f64, grad_norm, label_tokens, tokens })
     }
+
+    /// Sum of the token losses, without dropout and without a gradient.
+    ///
     /// # Errors
-    /// When the batch does not fit.
-    pub fn evaluate(&mut self, _micro: &MicroBatch) -> Result<LossSum, EngineError> {
-        Err(EngineError::Mismatch("skeleton".into()))
+    /// When the micro-batch does not fit.
+    pub fn evaluate(&mut self, micro: &MicroBatch) -> Result<LossSum, EngineError> {
+        let packed = pack(micro, self.params.shape.vocab, self.options.max_tokens)?;
+        let label_tokens = packed.label_tokens();
+        let Packed { dims, index } = packed;
+        let inputs = Inputs { dims, index, scalars: self.scalars() };
+        self.backend.submit(&self.programs.evaluate, inputs)?;
+        self.backend.wait()?;
+        let sum = self.backend.peek(&self.programs.evaluate, self.programs.evaluate_loss, dims)?;
+        Ok(LossSum { sum: f64::from(sum[0]), label_tokens })
     }
+
+    /// Gradients of the mean token loss by every trainable tensor (PEFT or HF name), with the dropout of the next step.
+    ///
     /// # Errors
-    /// When the batch does not fit.
-    pub fn gradients(&mut self, _micro: &MicroBatch) -> Result<BTreeMap<String, Vec<f32>>, EngineError> {
-        Err(EngineError::Mismatch("skeleton".into()))
+    /// When the micro-batch does not fit or has no label.
+    pub fn gradients(&mut self, micro: &MicroBatch) -> Result<BTreeMap<String, Vec<f32>>, EngineError> {
+        let packed = self.pack_all(std::slice::from_ref(micro))?;
+        let label_tokens: u64 = packed.iter().map(Packed::label_tokens).sum();
+        if label_tokens == 0 {
+            return Err(EngineError::NoLabels { step: self.step + 1 });
+        }
+        let mut scalars = self.scalars();
+        scalars.inv_labels = 1.0 / label_tokens as f64;
+        self.accumulate(packed, scalars)?;
+        let slab = self.backend.load_slab(Slab::Gradient);
+        let cut = |range: &crate::Range| slab[range.start..range.start + range.len].to_vec();
+        Ok(self.params.table().iter().map(|(name, range)| (name.clone(), cut(range))).collect())
     }
+
+    /// The adapter as it is now; `None` in full mode.
     #[must_use]
     pub fn adapter(&self) -> Option<Adapter> {
-        None
+        let config = self.lora.clone()?;
+        let master = self.backend.load_slab(Slab::Master);
+        let mut tensors = BTreeMap::new();
+        for spec in self.params.specs.iter().filter(|spec| spec.class == Class::Adapter) {
+            let start = spec.slab?;
+            let values = &master[start..start + spec.elements()];
+            tensors
+                .insert(spec.pieces[0].name.clone(), Tensor::from_f32(vec![spec.rows, spec.cols], values)?);
+        }
+        Some(Adapter { config, tensors })
     }
+
+    /// The base model in float32: the trained one in full mode, else the frozen one as used (after NF4 in qlora).
+    ///
     /// # Errors
-    /// When tensors can't be put together.
+    /// When the tensors are not those of the configuration.
     pub fn weights(&self) -> Result<Weights, EngineError> {
-        Err(EngineError::Mismatch("skeleton".into()))
+        let mut tensors = BTreeMap::new();
+        let master = self.backend.load_slab(Slab::Master);
+        for (id, spec) in self.params.iter() {
+            if matches!(spec.class, Class::Adapter | Class::RopeTable) {
+                continue;
+            }
+            let values = match spec.slab {
+                Some(start) => master[start..start + spec.elements()].to_vec(),
+                None => self.backend.load_param(id)?,
+            };
+            let mut rest = &values[..];
+            for piece in &spec.pieces {
+                let (own, tail) = rest.split_at(piece.rows * piece.cols);
+                let vector = matches!(spec.class, Class::Norm | Class::Bias);
+                let shape = if vector { vec![piece.cols] } else { vec![piece.rows, piece.cols] };
+                let tensor = Tensor::from_f32(shape, own)
+                    .ok_or_else(|| EngineError::Mismatch(format!("`{}` has a wrong size", piece.name)))?;
+                tensors.insert(piece.name.clone(), tensor);
+                rest = tail;
+            }
+        }
+        Ok(Weights::from_tensors(tensors, &self.config)?)
     }
+
+    /// Everything that training changes.
     #[must_use]
     pub fn state(&self) -> TrainState {
-        TrainState { step: 0, master: Vec::new(), m: Vec::new(), v: Vec::new(), table: BTreeMap::new() }
+        TrainState {
+            step: self.step,
+            master: self.backend.load_slab(Slab::Master),
+            m: self.backend.load_slab(Slab::M),
+            v: self.backend.load_slab(Slab::V),
+            table: self.params.table(),
+        }
     }
+
+    /// Goes on from a state: the next steps have the same bits as if nothing had happened in between.
+    ///
     /// # Errors
-    /// When the state is of another model.
-    pub fn load_state(&mut self, _state: &TrainState) -> Result<(), EngineError> {
-        Err(EngineError::Mismatch("skeleton".into()))
+    /// When the state is of another model or adapter.
+    pub fn load_state(&mut self, state: &TrainState) -> Result<(), EngineError> {
+        if state.table != self.params.table() {
+            let message = "the state's tensors are not those of this model and mode";
+            return Err(EngineError::Mismatch(message.to_owned()));
+        }
+        for slab in [&state.master, &state.m, &state.v] {
+            if slab.len() != self.params.slab_len {
+                let (given, needed) = (slab.len(), self.params.slab_len);
+                return Err(EngineError::Mismatch(format!("the state has {given} numbers, not {needed}")));
+            }
+        }
+        self.backend.store_slab(Slab::Master, &state.master)?;
+        self.backend.store_slab(Slab::M, &state.m)?;
+        self.backend.store_slab(Slab::V, &state.v)?;
+        self.step = state.step;
+        Ok(())
     }
-    /// Hexadecimal SHA-256 of the frozen tensors as they are now.
+
+    /// Hexadecimal SHA-256 of the frozen tensors as they are now (name and float32 values, in the order of names).
     #[must_use]
     pub fn base_sha256(&self) -> String {
-        String::new()
+        let frozen = setup::tensors(&self.backend, &self.params, |_, spec| {
+            spec.slab.is_none() && spec.class != Class::RopeTable
+        });
+        // Every parameter was stored by `new`, so there is nothing to report.
+        setup::digest(&frozen.unwrap_or_default())
     }
+
+    fn pack_all(&self, micro_batches: &[MicroBatch]) -> Result<Vec<Packed>, EngineError> {
+        let (vocab, room) = (self.params.shape.vocab, self.options.max_tokens);
+        micro_batches.iter().map(|micro| pack(micro, vocab, room)).collect()
+    }
+
+    /// Gradients of all micro-batches in the slab; returns the sum of their losses.
+    fn accumulate(&mut self, packed: Vec<Packed>, scalars: Scalars) -> Result<f64, EngineError> {
+        let none = Dims { tokens: 0, loss_rows: 0, seqs: 0, chunk: 1 };
+        self.backend.submit(&self.programs.zero, Inputs { dims: none, index: BTreeMap::new(), scalars })?;
+        let mut sum = 0.0;
+        for Packed { dims, index } in packed {
+            self.backend.submit(&self.programs.train, Inputs { dims, index, scalars })?;
+            self.backend.wait()?;
+            let loss = self.backend.peek(&self.programs.train, self.programs.train_loss, dims)?;
+            sum += f64::from(loss[0]);
+        }
+        Ok(sum)
+    }
+
+    fn scalars(&self) -> Scalars {
+        Scalars {
+            inv_labels: 0.0,
+            lora_scale: self.lora.as_ref().map_or(0.0, LoraConfig::scaling),
+            step: self.step,
+            seed: self.options.seed,
+            drop_threshold: drop_threshold(self.options.dropout),
+            optimizer: AdamW { lr: 0.0, beta1: 0.0, beta2: 0.0, eps: 0.0, weight_decay: 0.0, clip: 0.0 },
+        }
+    }
+}
+
+/// Drop probability in 1/65536.
+fn drop_threshold(dropout: f32) -> u32 {
+    (f64::from(dropout) * 65_536.0).round() as u32
+}
+
+fn check_options(options: &TrainOptions, adapter: Option<&Adapter>) -> Result<(), EngineError> {
+    let mismatch = |message: &str| Err(EngineError::Mismatch(message.to_owned()));
+    match (options.mode, adapter) {
+        (Mode::Full, Some(_)) => mismatch("mode full trains the whole model: it takes no adapter"),
+        (Mode::Lora | Mode::Qlora { .. }, None) => mismatch("modes lora and qlora need an adapter to train"),
+        _ if !(0.0..1.0).contains(&options.dropout) || drop_threshold(options.dropout) > 65_535 => {
+            mismatch("dropout must be at least 0 and below 1")
+        }
+        _ if options.max_tokens == 0 => mismatch("a micro-batch needs room for at least one token"),
+        _ => Ok(()),
+    }
+}
+
+fn compile(
+    backend: &mut Cpu<f32>,
+    params: &ModelParams,
+    options: &TrainOptions,
+) -> Result<(Programs, u64), EngineError> {
+    let claims = backend.caps().claims;
+    let mut peak = 0;
+    let mut build = |plan: Plan| {
+        let placement = place(&plan, Layout::uniform(size_of::<f32>()), &claims);
+        peak = peak.max(placement.peak as u64);
+        backend.compile(plan, placement)
+    };
+    let save = vec![options.save; params.shape.layers];
+    let dropout = drop_threshold(options.dropout) > 0;
+    let train = train_plan(params, options.max_tokens, Some(&save), dropout);
+    let evaluate = train_plan(params, options.max_tokens, None, false);
+    let (zero, update, norm) = optimizer_plans();
+    let programs = Programs {
+        train: build(train.plan)?,
+        train_loss: train.loss_sum,
+        evaluate: build(evaluate.plan)?,
+        evaluate_loss: evaluate.loss_sum,
+        zero: build(zero)?,
+        update: build(update)?,
+        norm,
+    };
+    Ok((programs, peak))
+}
+
+/// Bytes of parameters, slabs and the attention scores of each thread.
+fn fixed_bytes(params: &ModelParams, options: &TrainOptions) -> u64 {
+    let frozen: usize = params.specs.iter().filter(|s| s.slab.is_none()).map(|s| s.elements()).sum();
+    let rounded = options.precision == Precision::Bf16Rounded && options.mode == Mode::Full;
+    let slabs = params.slab_len * if rounded { 5 } else { 4 };
+    let scores = 2 * 64 * options.max_tokens * options.threads.max(1);
+    ((frozen + slabs + scores) * size_of::<f32>()) as u64
 }

@@ -222,8 +222,7 @@ impl<'a> LayerEmitter<'a> {
         let spans = self.plan.input(Input::CacheSpan);
         let capacity = Rows::Const(self.params.spec(self.params.rope).rows);
         let name = || format!("layer.{layer}.cache");
-        let cache =
-            self.plan.shared(Place::Cache(layer as u32), name, capacity, heads.kv_cols(), Role::Act);
+        let cache = self.plan.shared(Place::Cache(layer as u32), name, capacity, heads.kv_cols(), Role::Act);
         vec![Op::CacheWrite { kv, rows, cache }, Op::AttentionPaged { q, cache, spans, out, heads }]
     }
 
@@ -311,7 +310,15 @@ impl<'a> LayerEmitter<'a> {
         let MlpTape { n2, rstd2, inner } = tape.mlp;
         let mut ops = Vec::new();
         let d_h = self.project_backward(
-            layer, "h", params.down, groups.down, inner.h, tape.u_down, d, true, &mut ops,
+            layer,
+            "h",
+            params.down,
+            groups.down,
+            inner.h,
+            tape.u_down,
+            d,
+            true,
+            &mut ops,
         );
         self.plan.step(Block::MlpOutBackward, Some(layer), std::mem::take(&mut ops));
         let Some(d_h) = d_h else { return };
@@ -342,7 +349,15 @@ impl<'a> LayerEmitter<'a> {
         let Some(lse) = saved.lse else { return };
         let mut ops = Vec::new();
         let d_attention = self.project_backward(
-            layer, "attention", params.o, groups.o, saved.out, saved.u_o, d, true, &mut ops,
+            layer,
+            "attention",
+            params.o,
+            groups.o,
+            saved.out,
+            saved.u_o,
+            d,
+            true,
+            &mut ops,
         );
         self.plan.step(Block::AttentionOutBackward, Some(layer), std::mem::take(&mut ops));
         let Some(d_out) = d_attention else { return };
@@ -366,7 +381,15 @@ impl<'a> LayerEmitter<'a> {
             ops.push(Op::BiasGrad { d_y: d_qkv, d_bias });
         }
         let d_n1 = self.project_backward(
-            layer, "n1", params.qkv, groups.qkv, saved.n1, saved.u_qkv, d_qkv, need_dx, &mut ops,
+            layer,
+            "n1",
+            params.qkv,
+            groups.qkv,
+            saved.n1,
+            saved.u_qkv,
+            d_qkv,
+            need_dx,
+            &mut ops,
         );
         if let Some(d_n1) = d_n1 {
             self.norm_backward(tape.x, saved.rstd1, params.input_norm, d_n1, d, &mut ops);

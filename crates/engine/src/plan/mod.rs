@@ -142,9 +142,7 @@ impl Dims {
         match rows {
             Rows::Tokens => self.tokens,
             Rows::LossRows => self.loss_rows,
-            Rows::Chunk(index) => {
-                self.loss_rows.saturating_sub(index as usize * self.chunk).min(self.chunk)
-            }
+            Rows::Chunk(index) => self.loss_rows.saturating_sub(index as usize * self.chunk).min(self.chunk),
             Rows::Seqs => self.seqs + 1,
             Rows::Const(n) => n,
         }

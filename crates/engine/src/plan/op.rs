@@ -34,29 +34,85 @@ impl Heads {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Op {
     /// `out[t] = table[ids[t]]`.
-    Embed { ids: Mat, table: Mat, out: Mat },
+    Embed {
+        ids: Mat,
+        table: Mat,
+        out: Mat,
+    },
     /// `d_table[ids[t]] += d_out[t]`, tokens in order.
-    EmbedGrad { ids: Mat, d_out: Mat, d_table: Mat },
+    EmbedGrad {
+        ids: Mat,
+        d_out: Mat,
+        d_table: Mat,
+    },
     /// `rstd = 1/sqrt(mean(x^2) + eps)`, `out = x rstd weight`.
-    RmsNorm { x: Mat, weight: Mat, out: Mat, rstd: Mat, eps: f64 },
+    RmsNorm {
+        x: Mat,
+        weight: Mat,
+        out: Mat,
+        rstd: Mat,
+        eps: f64,
+    },
     /// `d_x += rstd (d_out w - x rstd^2 mean(x d_out w))`.
-    RmsNormGrad { x: Mat, weight: Mat, rstd: Mat, d_out: Mat, d_x: Mat, accumulate: bool },
+    RmsNormGrad {
+        x: Mat,
+        weight: Mat,
+        rstd: Mat,
+        d_out: Mat,
+        d_x: Mat,
+        accumulate: bool,
+    },
     /// `d_weight += sum over rows of d_out x rstd`.
-    RmsNormWeightGrad { x: Mat, rstd: Mat, d_out: Mat, d_weight: Mat },
+    RmsNormWeightGrad {
+        x: Mat,
+        rstd: Mat,
+        d_out: Mat,
+        d_weight: Mat,
+    },
     /// A matrix product; `c +=` with `accumulate`.
-    Gemm { a: Mat, b: Mat, c: Mat, form: Form, accumulate: bool },
+    Gemm {
+        a: Mat,
+        b: Mat,
+        c: Mat,
+        form: Form,
+        accumulate: bool,
+    },
     /// `y += bias` on every row.
-    AddBias { y: Mat, bias: Mat },
+    AddBias {
+        y: Mat,
+        bias: Mat,
+    },
     /// `d_bias += sum over rows of d_y`.
-    BiasGrad { d_y: Mat, d_bias: Mat },
+    BiasGrad {
+        d_y: Mat,
+        d_bias: Mat,
+    },
     /// Rotates the halves `(i, i + dim/2)` of every head of `x` by the angle of its position, in place; back with
     /// `inverse`. `table[position]` holds `dim/2` cosines, then `dim/2` sines.
-    Rope { x: Mat, positions: Mat, table: Mat, dim: usize, inverse: bool },
+    Rope {
+        x: Mat,
+        positions: Mat,
+        table: Mat,
+        dim: usize,
+        inverse: bool,
+    },
     /// Causal attention inside each sequence: `out = softmax(q k^T / sqrt(dim)) v`; `lse` is each row's log-sum-exp.
     /// `kv` holds keys, then values.
-    AttentionPacked { q: Mat, kv: Mat, starts: Mat, out: Mat, lse: Mat, heads: Heads },
+    AttentionPacked {
+        q: Mat,
+        kv: Mat,
+        starts: Mat,
+        out: Mat,
+        lse: Mat,
+        heads: Heads,
+    },
     /// `delta[t,h] = sum over the head of out d_out`.
-    AttentionDelta { out: Mat, d_out: Mat, delta: Mat, heads: Heads },
+    AttentionDelta {
+        out: Mat,
+        d_out: Mat,
+        delta: Mat,
+        heads: Heads,
+    },
     /// Gradient by the queries; probabilities are computed again from `lse`.
     AttentionGradQ {
         q: Mat,
@@ -80,35 +136,94 @@ pub enum Op {
         heads: Heads,
     },
     /// `cache[rows[t]] = kv[t]`.
-    CacheWrite { kv: Mat, rows: Mat, cache: Mat },
+    CacheWrite {
+        kv: Mat,
+        rows: Mat,
+        cache: Mat,
+    },
     /// Attention of each token over its span of the cache.
-    AttentionPaged { q: Mat, cache: Mat, spans: Mat, out: Mat, heads: Heads },
+    AttentionPaged {
+        q: Mat,
+        cache: Mat,
+        spans: Mat,
+        out: Mat,
+        heads: Heads,
+    },
     /// `out = silu(gate) up`, gate and up side by side.
-    SwiGlu { gate_up: Mat, out: Mat },
-    SwiGluGrad { gate_up: Mat, d_out: Mat, d_gate_up: Mat },
+    SwiGlu {
+        gate_up: Mat,
+        out: Mat,
+    },
+    SwiGluGrad {
+        gate_up: Mat,
+        d_out: Mat,
+        d_gate_up: Mat,
+    },
     /// For each module of the group: `u = drop(x) A^T`, `y += scale u B^T` in the module's columns.
-    Lora { group: usize, x: Mat, u: Mat, y: Mat, scratch: Option<Mat> },
+    Lora {
+        group: usize,
+        x: Mat,
+        u: Mat,
+        y: Mat,
+        scratch: Option<Mat>,
+    },
     /// `d_u = scale d_y B`, `d_B += scale d_y^T u`, `d_A += d_u^T drop(x)`.
-    LoraGradParams { group: usize, x: Mat, u: Mat, d_y: Mat, d_u: Mat, scratch: Option<Mat> },
+    LoraGradParams {
+        group: usize,
+        x: Mat,
+        u: Mat,
+        d_y: Mat,
+        d_u: Mat,
+        scratch: Option<Mat>,
+    },
     /// `d_x += drop(d_u A)`.
-    LoraGradInput { group: usize, d_u: Mat, d_x: Mat, scratch: Option<Mat> },
+    LoraGradInput {
+        group: usize,
+        d_u: Mat,
+        d_x: Mat,
+        scratch: Option<Mat>,
+    },
     /// `out = a + b`.
-    Add { a: Mat, b: Mat, out: Mat },
+    Add {
+        a: Mat,
+        b: Mat,
+        out: Mat,
+    },
     /// `out[i] = x[index[i]]`.
-    GatherRows { x: Mat, index: Mat, out: Mat },
+    GatherRows {
+        x: Mat,
+        index: Mat,
+        out: Mat,
+    },
     /// `d_x = 0`, then `d_x[index[i]] = d_out[i]`.
-    ScatterRows { d_out: Mat, index: Mat, d_x: Mat },
+    ScatterRows {
+        d_out: Mat,
+        index: Mat,
+        d_x: Mat,
+    },
     /// `loss[i] = lse(logits[i]) - logits[i][labels[i]]`; with `gradient`, `logits` become
     /// `(softmax - onehot) / label tokens of the step`.
-    CrossEntropy { logits: Mat, labels: Mat, loss: Mat, gradient: bool },
+    CrossEntropy {
+        logits: Mat,
+        labels: Mat,
+        loss: Mat,
+        gradient: bool,
+    },
     /// `sum = sum of losses`, rows in order.
-    SumLoss { losses: Mat, sum: Mat },
+    SumLoss {
+        losses: Mat,
+        sum: Mat,
+    },
     /// All gradients of trainable parameters become 0.
     ZeroGradients,
     /// Euclidean norm of all gradients.
-    GradNorm { norm: Mat },
+    GradNorm {
+        norm: Mat,
+    },
     /// One AdamW update of all trainables with gradients clipped by `norm`.
-    AdamW { norm: Mat },
+    AdamW {
+        norm: Mat,
+    },
 }
 
 /// Views of one operation by how it touches them.
@@ -151,7 +266,9 @@ impl Op {
             Op::AttentionPaged { q, cache, spans, out, .. } => access(&[q, cache, spans], &[out], &[]),
             Op::SwiGlu { gate_up, out } => access(&[gate_up], &[out], &[]),
             Op::SwiGluGrad { gate_up, d_out, d_gate_up } => access(&[gate_up, d_out], &[d_gate_up], &[]),
-            Op::Lora { .. } | Op::LoraGradParams { .. } | Op::LoraGradInput { .. } => self.lora_access(groups),
+            Op::Lora { .. } | Op::LoraGradParams { .. } | Op::LoraGradInput { .. } => {
+                self.lora_access(groups)
+            }
             Op::Add { a, b, out } => access(&[a, b], &[out], &[]),
             Op::GatherRows { x, index, out } => access(&[x, index], &[out], &[]),
             Op::ScatterRows { d_out, index, d_x } => access(&[d_out, index], &[d_x], &[]),

@@ -1,0 +1,114 @@
+//! Low-rank adapters with dropout.
+//!
+//! The mask of an element is a function of (seed, step, layer, module, sample, position, feature) alone: bit-equal in any
+//! packing, and drawn again in the backward instead of being stored.
+
+use super::parallel::rows;
+use super::real::Real;
+use kernels::gemm::{View, ViewMut, product};
+use model::philox::{Purpose, Stream, philox4x32};
+
+/// Features that one block of 128 random bits decides on: 16 bits each.
+const LANES: usize = 8;
+
+/// Which mask.
+#[derive(Debug, Clone, Copy)]
+pub struct Dropout<'a> {
+    stream: Stream,
+    /// A feature is dropped when its 16 bits are below it.
+    threshold: u32,
+    /// `T x 2`.
+    samples: &'a [u32],
+    positions: &'a [u32],
+}
+
+impl<'a> Dropout<'a> {
+    #[must_use]
+    pub fn new(
+        seed: u64,
+        step: u64,
+        (layer, module): (u32, u32),
+        threshold: u32,
+        samples: &'a [u32],
+        positions: &'a [u32],
+    ) -> Self {
+        let stream = Stream::new(seed, Purpose::Dropout, [step as u32, layer, module]);
+        Dropout { stream, threshold, samples, positions }
+    }
+
+    /// What a kept element is multiplied by.
+    fn keep_scale<R: Real>(&self) -> R {
+        R::of(65_536.0 / (65_536.0 - f64::from(self.threshold)))
+    }
+
+    /// `out = mask(x)` or `out += mask(x)`.
+    pub fn apply<R: Real>(&self, x: View<'_, R>, out: ViewMut<'_, R>, accumulate: bool, threads: usize) {
+        let scale = self.keep_scale::<R>();
+        let key = self.stream.key();
+        let cost = out.cols * 4;
+        rows(out, cost, threads, |start, mut out| {
+            for i in 0..out.rows {
+                let t = start + i;
+                let (position, low, high) = (self.positions[t], self.samples[2 * t], self.samples[2 * t + 1]);
+                let pairs = x.row(t).chunks(LANES).zip(out.row_mut(i).chunks_mut(LANES));
+                for (block, (x, out)) in pairs.enumerate() {
+                    let bits = philox4x32([block as u32, position, low, high], key);
+                    for (lane, (out, &x)) in out.iter_mut().zip(x).enumerate() {
+                        let drawn = bits[lane / 2] >> (16 * (lane % 2)) & 0xFFFF;
+                        let value = if drawn < self.threshold { R::ZERO } else { x * scale };
+                        *out = if accumulate { *out + value } else { value };
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// `u = x A^T`, `y += scale u B^T`; `x`: `T x in` (dropped already), `a`: `r x in`, `b`: `out x r`.
+pub(super) fn forward<R: Real>(
+    x: View<'_, R>,
+    a: View<'_, R>,
+    b: View<'_, R>,
+    scale: R,
+    mut u: ViewMut<'_, R>,
+    mut y: ViewMut<'_, R>,
+    threads: usize,
+) {
+    product(x, a.t(), false, &mut u, threads);
+    let scaled = scaled(u.view(), scale);
+    product(View::rows(&scaled, u.rows, u.cols, u.cols), b.t(), true, &mut y, threads);
+}
+
+/// Gradients of one adapter.
+#[derive(Debug)]
+pub(super) struct Grads<'a, R> {
+    pub(super) d_u: ViewMut<'a, R>,
+    pub(super) d_a: ViewMut<'a, R>,
+    pub(super) d_b: ViewMut<'a, R>,
+}
+
+/// `d_u = scale d_y B`, `d_B += d_y^T (scale u)`, `d_A += d_u^T x`; `x` dropped already.
+pub(super) fn grad_params<R: Real>(
+    x: View<'_, R>,
+    u: View<'_, R>,
+    d_y: View<'_, R>,
+    b: View<'_, R>,
+    scale: R,
+    grads: Grads<'_, R>,
+    threads: usize,
+) {
+    let Grads { mut d_u, mut d_a, mut d_b } = grads;
+    product(d_y, b, false, &mut d_u, threads);
+    for i in 0..d_u.rows {
+        for value in d_u.row_mut(i) {
+            *value *= scale;
+        }
+    }
+    let scaled = scaled(u, scale);
+    product(d_y.t(), View::rows(&scaled, u.rows, u.cols, u.cols), true, &mut d_b, threads);
+    product(d_u.view().t(), x, true, &mut d_a, threads);
+}
+
+fn scaled<R: Real>(u: View<'_, R>, scale: R) -> Vec<R> {
+    (0..u.rows).flat_map(|i| u.row(i).iter().map(move |&value| value * scale)).collect()
+}

@@ -1,0 +1,349 @@
+//! The reference backend: plain functions over one arena, in float32 or, to check gradients, in float64.
+
+mod adapter;
+pub mod attention;
+pub mod elementwise;
+mod exec;
+mod operands;
+mod parallel;
+pub mod real;
+pub mod training;
+
+pub use adapter::Dropout;
+pub use real::Real;
+
+use crate::backend::{Backend, BackendError, Caps, Inputs, Slab};
+use crate::place::Placement;
+use crate::plan::{Block, Class, Dims, Mat, ModelParams, ParamId, ParamSpec, Place, Plan, Rows};
+use kernels::gemm::View;
+use std::collections::BTreeSet;
+use std::ops::Range;
+use training::Segment;
+
+/// How the CPU computes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CpuOptions {
+    pub threads: usize,
+    /// Activations, base weights and the trained copies of base weights are rounded to bfloat16.
+    pub round: bool,
+    /// Projections and tables are stored `in x out`: products with few rows then read them in order.
+    pub transposed: bool,
+    /// Run claimed blocks natively.
+    pub native: bool,
+}
+
+/// Parameters: frozen ones each for itself, trainable ones as ranges of the master slab.
+#[derive(Debug)]
+struct Store<R> {
+    specs: Vec<ParamSpec>,
+    frozen: Vec<Vec<R>>,
+    master: Vec<R>,
+    /// What products read when it differs from `master`: the rounded copy.
+    rounded: Option<Vec<R>>,
+    transposed: bool,
+}
+
+impl<R: Real> Store<R> {
+    fn slab_range(&self, id: ParamId) -> Option<Range<usize>> {
+        let spec = self.specs.get(id.0 as usize)?;
+        spec.slab.map(|start| start..start + spec.elements())
+    }
+
+    fn is_transposed(&self, spec: &ParamSpec) -> bool {
+        self.transposed && matches!(spec.class, Class::Projection | Class::Embedding)
+    }
+
+    fn view(&self, id: ParamId) -> Option<View<'_, R>> {
+        let spec = self.specs.get(id.0 as usize)?;
+        let (rows, cols) = (spec.rows, spec.cols);
+        if let Some(range) = self.slab_range(id) {
+            let values = self.rounded.as_ref().unwrap_or(&self.master);
+            return Some(View::rows(&values[range], rows, cols, cols));
+        }
+        let values = self.frozen.get(id.0 as usize).filter(|v| v.len() == spec.elements())?;
+        Some(if self.is_transposed(spec) {
+            View::rows(values, cols, rows, rows).t()
+        } else {
+            View::rows(values, rows, cols, cols)
+        })
+    }
+
+    fn refresh_rounded(&mut self) {
+        if let Some(rounded) = &mut self.rounded {
+            for (rounded, master) in rounded.iter_mut().zip(&self.master) {
+                *rounded = master.to_bf16();
+            }
+        }
+    }
+}
+
+/// A placed plan.
+#[derive(Debug)]
+pub struct CpuProgram {
+    plan: Plan,
+    placement: Placement,
+}
+
+impl CpuProgram {
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+}
+
+/// The backend.
+#[derive(Debug)]
+pub struct Cpu<R: Real> {
+    threads: usize,
+    round: bool,
+    native: bool,
+    store: Store<R>,
+    gradient: Vec<R>,
+    m: Vec<R>,
+    v: Vec<R>,
+    arena: Vec<R>,
+    caches: Vec<Vec<R>>,
+}
+
+impl<R: Real> Cpu<R> {
+    #[must_use]
+    pub fn new(options: &CpuOptions) -> Self {
+        let store = Store {
+            specs: Vec::new(),
+            frozen: Vec::new(),
+            master: Vec::new(),
+            rounded: None,
+            transposed: options.transposed,
+        };
+        Cpu {
+            threads: options.threads.max(1),
+            round: options.round,
+            native: options.native,
+            store,
+            gradient: Vec::new(),
+            m: Vec::new(),
+            v: Vec::new(),
+            arena: Vec::new(),
+            caches: Vec::new(),
+        }
+    }
+
+    /// One optimizer update of all trainables.
+    fn update(&mut self, rule: &crate::api::AdamW, norm: f64, t: u64) {
+        let mut segments = Vec::new();
+        let (mut master, mut m, mut v) = (&mut self.store.master[..], &mut self.m[..], &mut self.v[..]);
+        let mut gradient = &self.gradient[..];
+        let trainables: Vec<(usize, bool)> = self
+            .store
+            .specs
+            .iter()
+            .filter(|spec| spec.slab.is_some())
+            .map(|spec| (spec.elements(), !matches!(spec.class, Class::Norm | Class::Bias)))
+            .collect();
+        for (len, decay) in trainables {
+            let (a, b) = master.split_at_mut(len);
+            let (c, d) = m.split_at_mut(len);
+            let (e, f) = v.split_at_mut(len);
+            let (g, h) = gradient.split_at(len);
+            segments.push(Segment { master: a, gradient: g, m: c, v: e, decay });
+            (master, m, v, gradient) = (b, d, f, h);
+        }
+        training::adamw(segments, rule, norm, t, self.threads);
+        self.store.refresh_rounded();
+    }
+
+    fn spec(&self, id: ParamId) -> Result<&ParamSpec, BackendError> {
+        let missing = || BackendError::Plan {
+            op: format!("parameter {}", id.0),
+            message: "there is no such parameter".to_owned(),
+        };
+        self.store.specs.get(id.0 as usize).ok_or_else(missing)
+    }
+
+    fn slab_mut(&mut self, slab: Slab) -> &mut Vec<R> {
+        match slab {
+            Slab::Master => &mut self.store.master,
+            Slab::Gradient => &mut self.gradient,
+            Slab::M => &mut self.m,
+            Slab::V => &mut self.v,
+        }
+    }
+
+    fn run(&mut self, program: &CpuProgram, inputs: &Inputs, limit: usize) -> Result<(), BackendError> {
+        check_inputs(&program.plan, inputs)?;
+        let needed = program.placement.peak / size_of::<R>();
+        if self.arena.len() < needed {
+            self.arena.resize(needed, R::ZERO);
+        }
+        let mut left = limit;
+        for step in &program.plan.steps {
+            self.run_step(program, step, inputs, left)?;
+            left = left.saturating_sub(step.ops.len());
+            if left == 0 {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_inputs(plan: &Plan, inputs: &Inputs) -> Result<(), BackendError> {
+    let (given, room) = (&inputs.dims, &plan.capacity);
+    let counts = [
+        ("tokens", given.tokens, room.tokens),
+        ("loss rows", given.loss_rows, room.loss_rows),
+        ("sequences", given.seqs, room.seqs),
+    ];
+    for (what, given, needed) in counts {
+        if given > needed {
+            return Err(BackendError::Size { what: what.to_owned(), given, needed });
+        }
+    }
+    for buffer in &plan.buffers {
+        let Place::Input(input) = buffer.place else { continue };
+        let needed = given.rows(buffer.rows) * buffer.cols;
+        let given = inputs.index.get(&input).map_or(0, Vec::len);
+        if given != needed {
+            return Err(BackendError::Size { what: buffer.name.clone(), given, needed });
+        }
+    }
+    Ok(())
+}
+
+impl<R: Real> Backend for Cpu<R> {
+    type Program = CpuProgram;
+
+    fn caps(&self) -> Caps {
+        let claims =
+            if self.native { BTreeSet::from([Block::AttentionCoreBackward]) } else { BTreeSet::new() };
+        Caps { name: "cpu", claims }
+    }
+
+    fn allocate(&mut self, params: &ModelParams) -> Result<(), BackendError> {
+        self.store.specs = params.specs.clone();
+        self.store.frozen = vec![Vec::new(); params.specs.len()];
+        for slab in [Slab::Master, Slab::Gradient, Slab::M, Slab::V] {
+            *self.slab_mut(slab) = vec![R::ZERO; params.slab_len];
+        }
+        let trains_base = params.specs.iter().any(|spec| spec.slab.is_some() && spec.class != Class::Adapter);
+        self.store.rounded = (self.round && trains_base).then(|| vec![R::ZERO; params.slab_len]);
+        Ok(())
+    }
+
+    fn store_param(&mut self, id: ParamId, values: &[f32]) -> Result<(), BackendError> {
+        let round = self.round;
+        let spec = self.spec(id)?.clone();
+        if values.len() != spec.elements() {
+            let what = spec.pieces[0].name.clone();
+            return Err(BackendError::Size { what, given: values.len(), needed: spec.elements() });
+        }
+        let base = !matches!(spec.class, Class::Adapter | Class::RopeTable);
+        let convert = |value: f32| {
+            let value = R::of(f64::from(value));
+            if round && base { value.to_bf16() } else { value }
+        };
+        if let Some(range) = self.store.slab_range(id) {
+            for (target, &value) in self.store.master[range].iter_mut().zip(values) {
+                *target = R::of(f64::from(value));
+            }
+            self.store.refresh_rounded();
+            return Ok(());
+        }
+        self.store.frozen[id.0 as usize] = if self.store.is_transposed(&spec) {
+            let mut out = vec![R::ZERO; values.len()];
+            for (row, source) in values.chunks_exact(spec.cols).enumerate() {
+                for (col, &value) in source.iter().enumerate() {
+                    out[col * spec.rows + row] = convert(value);
+                }
+            }
+            out
+        } else {
+            values.iter().map(|&value| convert(value)).collect()
+        };
+        Ok(())
+    }
+
+    fn load_param(&self, id: ParamId) -> Result<Vec<f32>, BackendError> {
+        let spec = self.spec(id)?;
+        let missing =
+            || BackendError::Plan { op: spec.pieces[0].name.clone(), message: "was never stored".to_owned() };
+        let view = self.store.view(id).ok_or_else(missing)?;
+        let element = |row: usize, col: usize| view.data[row * view.row_stride + col * view.col_stride];
+        Ok((0..spec.rows).flat_map(|r| (0..spec.cols).map(move |c| element(r, c).to_f32())).collect())
+    }
+
+    fn store_slab(&mut self, slab: Slab, values: &[f32]) -> Result<(), BackendError> {
+        let target = self.slab_mut(slab);
+        if target.len() != values.len() {
+            let what = format!("{slab:?} slab");
+            return Err(BackendError::Size { what, given: values.len(), needed: target.len() });
+        }
+        for (target, &value) in target.iter_mut().zip(values) {
+            *target = R::of(f64::from(value));
+        }
+        self.store.refresh_rounded();
+        Ok(())
+    }
+
+    fn load_slab(&self, slab: Slab) -> Vec<f32> {
+        let values = match slab {
+            Slab::Master => &self.store.master,
+            Slab::Gradient => &self.gradient,
+            Slab::M => &self.m,
+            Slab::V => &self.v,
+        };
+        values.iter().map(|value| value.to_f32()).collect()
+    }
+
+    fn compile(&mut self, plan: Plan, placement: Placement) -> Result<CpuProgram, BackendError> {
+        let elements = placement.peak.div_ceil(size_of::<R>());
+        if self.arena.len() < elements {
+            self.arena.resize(elements, R::ZERO);
+        }
+        for buffer in &plan.buffers {
+            if let (Place::Cache(layer), Rows::Const(rows)) = (buffer.place, buffer.rows) {
+                let layer = layer as usize;
+                if self.caches.len() <= layer {
+                    self.caches.resize_with(layer + 1, Vec::new);
+                }
+                self.caches[layer].resize(rows * buffer.cols, R::ZERO);
+            }
+        }
+        Ok(CpuProgram { plan, placement })
+    }
+
+    fn submit(&mut self, program: &CpuProgram, inputs: Inputs) -> Result<(), BackendError> {
+        self.run(program, &inputs, usize::MAX)
+    }
+
+    fn wait(&mut self) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    fn peek(&self, program: &CpuProgram, view: Mat, dims: Dims) -> Result<Vec<f32>, BackendError> {
+        let buffer = program.plan.get(view.buffer);
+        let missing = || BackendError::Plan {
+            op: buffer.name.clone(),
+            message: "is not in the arena, so it can't be looked at".to_owned(),
+        };
+        let slot = program.placement.slots.get(&view.buffer).ok_or_else(missing)?;
+        let start = slot.offset / size_of::<R>();
+        let rows = dims.rows(view.rows);
+        let first = if let Rows::Chunk(index) = view.rows
+            && buffer.rows == Rows::LossRows
+        {
+            index as usize * dims.chunk
+        } else {
+            0
+        };
+        let row = |i: usize| {
+            let at = start + (first + i) * buffer.cols + view.col0;
+            self.arena[at..at + view.cols].iter().map(|value| value.to_f32())
+        };
+        Ok((0..rows).flat_map(row).collect())
+    }
+
+    fn submit_until(&mut self, program: &CpuProgram, inputs: Inputs, ops: usize) -> Result<(), BackendError> {
+        self.run(program, &inputs, ops)
+    }
+}
