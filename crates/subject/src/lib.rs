@@ -14,6 +14,7 @@ pub mod proptest_block;
 pub mod tests;
 
 pub use error::SubjectError;
+pub use facts::facts;
 pub use focal::FocalFn;
 pub use placement::{Placed, assemble, extract_code};
 pub use proptest_block::ProptestBlock;

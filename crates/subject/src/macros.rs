@@ -4,7 +4,7 @@
 //! can be read; what can't be read is reported as such and never guessed.
 
 use syn::parse::{ParseStream, Parser};
-use syn::{Expr, Macro, Pat, Token};
+use syn::{BinOp, Expr, Macro, Pat, Token};
 
 /// A macro's body, read.
 #[derive(Debug, Clone, Default)]
@@ -64,6 +64,23 @@ fn parse_matches(input: ParseStream<'_>) -> syn::Result<MacroBody> {
         }
     }
     Ok(MacroBody { exprs, pattern: Some(pattern) })
+}
+
+/// `+=`, `<<=` and their like.
+pub(crate) fn is_compound_assignment(op: &BinOp) -> bool {
+    matches!(
+        op,
+        BinOp::AddAssign(_)
+            | BinOp::SubAssign(_)
+            | BinOp::MulAssign(_)
+            | BinOp::DivAssign(_)
+            | BinOp::RemAssign(_)
+            | BinOp::BitXorAssign(_)
+            | BinOp::BitAndAssign(_)
+            | BinOp::BitOrAssign(_)
+            | BinOp::ShlAssign(_)
+            | BinOp::ShrAssign(_)
+    )
 }
 
 #[cfg(test)]
