@@ -1,1 +1,5 @@
-fn main() {}
+//! The stage `generate`.
+
+fn main() -> std::process::ExitCode {
+    stage_kit::main::<generate::Generate>()
+}

@@ -1,0 +1,181 @@
+//! The loop: jobs in batches through the engine, each finished sample into the journal.
+
+use std::time::Instant;
+
+use engine::{EngineError, Finish, GenRequest, GenResult, GenerateOptions, Generator, Sampling};
+use model::config::Config;
+use model::tokenizer::Tokenizer;
+use record::generation::{FinishReason, Sample};
+use stage_kit::{Context, Result, StageError};
+
+use crate::journal::{Journal, Line};
+use crate::params::Params;
+use crate::tasks::Job;
+use crate::weights::model_error;
+
+/// Hashes that every sample carries.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) model_sha256: String,
+    pub(crate) adapter_sha256: Option<String>,
+    pub(crate) tokenizer_sha256: String,
+    pub(crate) template_sha256: String,
+}
+
+/// What turns jobs into samples.
+#[derive(Debug)]
+pub(crate) struct Decoder<'r> {
+    pub(crate) params: &'r Params,
+    pub(crate) context: &'r Context,
+    pub(crate) config: &'r Config,
+    pub(crate) tokenizer: Option<&'r Tokenizer>,
+    pub(crate) stop_ids: Vec<u32>,
+    pub(crate) identity: Identity,
+}
+
+/// Tokens of this process and the time they took.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Spent {
+    pub(crate) seconds: f64,
+    pub(crate) tokens: u64,
+}
+
+impl Decoder<'_> {
+    /// New tokens that fit behind the prompt; `None` when not even one does.
+    fn room(&self, job: &Job) -> Option<usize> {
+        let left = self.config.max_position_embeddings.saturating_sub(job.prompt_ids.len());
+        (left > 0).then(|| left.min(self.params.max_new_tokens as usize))
+    }
+
+    /// The key-value cache that the largest batch of `jobs` needs.
+    ///
+    /// # Errors
+    /// A prompt with ids that the model has no row for.
+    pub(crate) fn options(&self, jobs: &[&Job], base: engine::Base) -> Result<GenerateOptions> {
+        let vocab = self.config.vocab_size;
+        for job in jobs {
+            if let Some(id) = job.prompt_ids.iter().find(|&&id| id as usize >= vocab) {
+                return Err(StageError::failed(format!(
+                    "the prompt of task `{}` has the token id {id}, and the model's vocabulary has {vocab} rows",
+                    job.task_id
+                ))
+                .next("use a tokenizer and tasks of this model"));
+            }
+        }
+        let need = |batch: &[&Job]| {
+            batch.iter().map(|j| j.prompt_ids.len() + self.room(j).unwrap_or(0)).sum::<usize>()
+        };
+        Ok(GenerateOptions {
+            threads: self.context.resources().cpus.max(1) as usize,
+            max_tokens: jobs.chunks(self.params.batch as usize).map(need).max().unwrap_or(0).max(1),
+            base,
+            precision: match self.params.precision {
+                crate::params::Precision::Float32 => engine::Precision::Float32,
+                crate::params::Precision::Bfloat16 => engine::Precision::Bf16Rounded,
+            },
+        })
+    }
+
+    /// Generates every job of `jobs` and adds it to the journal.
+    ///
+    /// # Errors
+    /// Interrupted (what is finished is in the journal), the engine's, the disk's.
+    pub(crate) fn run(
+        &self,
+        generator: &mut Generator,
+        jobs: &[&Job],
+        journal: &mut Journal,
+    ) -> Result<Spent> {
+        let progress = self.context.progress("samples", Some(jobs.len() as u64));
+        let mut spent = Spent::default();
+        for batch in jobs.chunks(self.params.batch as usize) {
+            self.context.check_cancelled()?;
+            let requests: Vec<GenRequest> = batch.iter().map(|job| self.request(job)).collect();
+            let begun = Instant::now();
+            let mut latency_ms = vec![0.0; batch.len()];
+            let results = generator.generate(&requests, &mut |i, _| {
+                latency_ms[i] = begun.elapsed().as_secs_f64() * 1e3;
+                !self.context.is_cancelled()
+            });
+            self.context.check_cancelled()?;
+            spent.seconds += begun.elapsed().as_secs_f64();
+            for ((job, result), latency_ms) in
+                batch.iter().zip(results.map_err(engine_error)?).zip(latency_ms)
+            {
+                spent.tokens += result.ids.len() as u64;
+                journal.add(Line { sample: self.sample(job, Some(result))?, latency_ms })?;
+            }
+            progress.inc(batch.len() as u64);
+        }
+        Ok(spent)
+    }
+
+    /// Jobs that have no room for a completion, as samples that say so.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub(crate) fn give_up(&self, jobs: &[&Job], journal: &mut Journal) -> Result<()> {
+        jobs.iter().try_for_each(|job| journal.add(Line { sample: self.sample(job, None)?, latency_ms: 0.0 }))
+    }
+
+    pub(crate) fn has_room(&self, job: &Job) -> bool {
+        self.room(job).is_some()
+    }
+
+    fn request(&self, job: &Job) -> GenRequest {
+        let p = self.params;
+        let sampling = match job.sample_idx {
+            0 => Sampling::Greedy,
+            _ => Sampling::Sample {
+                temperature: p.temperature as f32,
+                top_k: p.top_k as usize,
+                top_p: p.top_p as f32,
+                seed: self.context.seed(),
+            },
+        };
+        let n_ids = self.tokenizer.map(Tokenizer::n_ids);
+        GenRequest {
+            sequence_id: job.sequence_id(),
+            prompt_ids: job.prompt_ids.clone(),
+            max_new_tokens: self.room(job).unwrap_or(0),
+            sampling,
+            stop_ids: self.stop_ids.clone(),
+            banned_from: n_ids.filter(|&n| (n as usize) < self.config.vocab_size),
+        }
+    }
+
+    /// `result` is absent for a prompt without room.
+    fn sample(&self, job: &Job, result: Option<GenResult>) -> Result<Sample> {
+        let finish_reason = match result.as_ref().map(|r| r.finish) {
+            None => FinishReason::PromptTooLong,
+            Some(Finish::Stop) => FinishReason::Stop,
+            Some(Finish::Length) => FinishReason::Length,
+        };
+        let ids = result.map(|r| r.ids).unwrap_or_default();
+        let completion = match self.tokenizer {
+            Some(tokenizer) => tokenizer.decode(&ids).map_err(model_error)?,
+            None => String::new(),
+        };
+        Ok(Sample {
+            task_id: job.task_id.clone(),
+            sample_idx: job.sample_idx,
+            round: job.round,
+            seed: self.context.seed(),
+            prompt_sha256: job.prompt_sha256.clone(),
+            completion,
+            completion_tokens: ids.len() as u32,
+            completion_ids: self.params.return_ids.then_some(ids),
+            finish_reason,
+            prompt_tokens: job.prompt_ids.len() as u32,
+            model_sha256: self.identity.model_sha256.clone(),
+            adapter_sha256: self.identity.adapter_sha256.clone(),
+            tokenizer_sha256: self.identity.tokenizer_sha256.clone(),
+            template_sha256: self.identity.template_sha256.clone(),
+        })
+    }
+}
+
+/// An error of the engine as the stage's.
+pub(crate) fn engine_error(e: EngineError) -> StageError {
+    StageError::failed(e.to_string()).next("check the model's files and the parameters")
+}
