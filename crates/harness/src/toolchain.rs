@@ -20,7 +20,7 @@ pub struct Toolchain {
     pub linter: Option<String>,
     pub sysroot: PathBuf,
     /// Folders for `PATH`: the linker is found through it.
-    pub(crate) path: Vec<PathBuf>,
+    pub path: Vec<PathBuf>,
 }
 
 impl Toolchain {
@@ -29,8 +29,8 @@ impl Toolchain {
     /// # Errors
     /// When there is none, or it does not answer.
     pub fn find() -> Result<Self, HarnessError> {
-        let named =
-            std::env::var_os("RUSTC").filter(|name| !name.is_empty()).unwrap_or_else(|| "rustc".into());
+        let named = std::env::var_os("RUSTC").filter(|name| !name.is_empty());
+        let named = named.unwrap_or_else(|| on_path_or_in_home("rustc"));
         let sysroot = PathBuf::from(answer(Path::new(&named), &["--print", "sysroot"])?);
         let real = sysroot.join("bin/rustc");
         let rustc = if real.is_file() { real } else { which(&named).unwrap_or_else(|| named.into()) };
@@ -66,6 +66,17 @@ fn answer(program: &Path, args: &[&str]) -> Result<String, HarnessError> {
         return Err(none(format!("failed: {}", String::from_utf8_lossy(&output.stderr).trim())));
     }
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// A program started with few variables may have no `PATH` that leads to rustup's folder.
+fn on_path_or_in_home(name: &str) -> OsString {
+    if let Some(found) = which(name.as_ref()) {
+        return found.into();
+    }
+    let homes = std::env::var_os("CARGO_HOME").map(PathBuf::from).into_iter();
+    let homes = homes.chain(std::env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")));
+    let found = homes.map(|home| home.join("bin").join(name)).find(|path| path.is_file());
+    found.map_or_else(|| name.into(), PathBuf::into_os_string)
 }
 
 fn which(name: &std::ffi::OsStr) -> Option<PathBuf> {
