@@ -172,7 +172,19 @@ impl Context {
             }
             fs::rename(partial_name(path), path).map_err(|e| StageError::io("rename into place", path, e))?;
         }
-        clear(&self.request.checkpoint_dir)
+        clear(&self.request.checkpoint_dir)?;
+        if self.by_hand {
+            self.tidy();
+        }
+        Ok(())
+    }
+
+    /// Without a runner nobody else removes the folders beside the output. A training state stays for the monitor.
+    fn tidy(&self) {
+        let _ = fs::remove_dir(&self.request.checkpoint_dir);
+        if !self.request.live_dir.join("training_state.json").exists() {
+            let _ = fs::remove_dir_all(&self.request.live_dir);
+        }
     }
 
     /// Deletes half-written outputs; the checkpoint stays.

@@ -36,6 +36,8 @@ pub enum Outcome {
     Done,
     /// The work was done, and a gate that was asked for is not met: exit code 4.
     GateNotMet,
+    /// The work was done, and its result is worse than the one it was compared with: exit code 3, outputs kept.
+    Regression,
 }
 
 /// An input or output, as the program declares it.
@@ -116,6 +118,7 @@ fn call<S: Stage>() -> Result<ExitCode> {
     match outcome? {
         Outcome::Done => Ok(ExitCode::Ok),
         Outcome::GateNotMet => Ok(ExitCode::GateNotMet),
+        Outcome::Regression => Ok(ExitCode::StageFailed),
     }
 }
 
