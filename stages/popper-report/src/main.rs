@@ -1,1 +1,5 @@
-fn main() {}
+//! The program `popper-report`.
+
+fn main() -> std::process::ExitCode {
+    stage_kit::main::<popper_report::PopperReport>()
+}

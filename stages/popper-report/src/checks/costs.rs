@@ -1,0 +1,62 @@
+//! e1 to e3: memory, time, latency. Read from volatile outputs: facts about one run on one machine.
+
+use record::report::Measured;
+use scores::quantile;
+
+use super::{Finding, Subject};
+
+pub(crate) const GIB: f64 = (1u64 << 30) as f64;
+pub(crate) const GPU_MEMORY_MAX_GIB: f64 = 8.0;
+const HOURS_MAX: f64 = 4.0;
+const LATENCY_MAX_S: f64 = 1.0;
+
+fn one(value: f64, unit: &str) -> Measured {
+    Measured { value, unit: unit.to_owned(), interval95: None, n: Some(1) }
+}
+
+/// Peak GPU memory of the training in GiB.
+pub(crate) fn gpu_memory_gib(subject: &Subject<'_>) -> Option<f64> {
+    subject.inputs.log.as_ref()?.value.peak_vram_bytes.map(|bytes| bytes as f64 / GIB)
+}
+
+pub(super) fn gpu_memory(subject: &Subject<'_>) -> Finding {
+    let Some(log) = &subject.inputs.log else { return Finding::missing("log") };
+    let Some(peak) = gpu_memory_gib(subject) else {
+        let device = &log.value.device;
+        return Finding::not_tested(format!("no GPU memory was read: training ran on `{device}`"))
+            .with([&log.evidence]);
+    };
+    let detail = format!("highest reading on {}", log.value.device);
+    Finding::new(peak < GPU_MEMORY_MAX_GIB, Some(one(peak, "GiB")), detail).with([&log.evidence])
+}
+
+pub(super) fn training_time(subject: &Subject<'_>) -> Finding {
+    let Some(log) = &subject.inputs.log else { return Finding::missing("log") };
+    let hours = log.value.wall_s / 3600.0;
+    if log.value.interrupted_and_resumed && hours < HOURS_MAX {
+        return Finding::not_tested(
+            "training was interrupted and resumed: the time of all its parts is not known",
+        )
+        .with([&log.evidence]);
+    }
+    let detail = format!("{} steps on {}", log.value.steps, log.value.device);
+    Finding::new(hours < HOURS_MAX, Some(one(hours, "h")), detail).with([&log.evidence])
+}
+
+pub(super) fn latency(subject: &Subject<'_>) -> Finding {
+    let Some(timings) = &subject.inputs.timings else { return Finding::missing("timings") };
+    let holdout: std::collections::BTreeSet<&str> =
+        subject.inputs.corpus.holdout.iter().map(|row| &*row.id).collect();
+    let first = timings.value.iter().filter(|t| t.sample_idx == 0 && holdout.contains(&*t.task_id));
+    let seconds: Vec<f64> = first.map(|t| t.latency_ms / 1e3).collect();
+    let Some(p50) = quantile(&seconds, 0.5) else {
+        return Finding::not_tested("no first sample of a holdout function was timed")
+            .with([&timings.evidence]);
+    };
+    let p95 = quantile(&seconds, 0.95).unwrap_or(p50);
+    let device = subject.inputs.generation.as_ref().map_or("an unnamed device", |g| &g.device);
+    let measured =
+        Measured { value: p50, unit: "s".to_owned(), interval95: None, n: Some(seconds.len() as u64) };
+    let detail = format!("median of {} first samples on {device}; p95 {p95:.2} s", seconds.len());
+    Finding::new(p50 <= LATENCY_MAX_S, Some(measured), detail).with([&timings.evidence])
+}

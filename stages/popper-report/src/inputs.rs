@@ -1,0 +1,276 @@
+//! Reading what the report is made from, and the digests that its evidence quotes.
+
+use std::fs;
+use std::path::Path;
+
+use record::Map;
+use record::compile::{COMPILE_SCHEMA_VERSION, CompileResults};
+use record::corpus::{CORPUS_SCHEMA_VERSION, CorpusManifest, CorpusRow};
+use record::experiment::ReproducibilityLock;
+use record::generation::{GenerationSummary, GenerationTiming, Sample};
+use record::mutation::{MUTATION_SCHEMA_VERSION, TestResults};
+use record::report::{Evidence, REPORT_SCHEMA_VERSION, Report};
+use record::training::{
+    StepRecord, TRAINING_SCHEMA_VERSION, TrainingManifest, TrainingMetrics, ValidationRecord,
+};
+use serde_json::Value;
+use stage_kit::{Context, Result, StageError, digest, files};
+
+/// Everything the report knows.
+#[derive(Debug)]
+pub(crate) struct Inputs {
+    pub(crate) corpus: Corpus,
+    pub(crate) tuned: Evaluation,
+    pub(crate) base: Option<Evaluation>,
+    pub(crate) repeat: Option<Evaluation>,
+    pub(crate) training: Training,
+    pub(crate) training_repeat: Training,
+    pub(crate) log: Option<With<TrainingMetrics>>,
+    pub(crate) timings: Option<With<Vec<GenerationTiming>>>,
+    pub(crate) generation: Option<GenerationSummary>,
+    pub(crate) lock: Option<With<ReproducibilityLock>>,
+    pub(crate) baseline: Option<Report>,
+}
+
+/// A file's content with where it lies and its digest.
+#[derive(Debug, Clone)]
+pub(crate) struct With<T> {
+    pub(crate) value: T,
+    pub(crate) evidence: Evidence,
+}
+
+#[derive(Debug)]
+pub(crate) struct Corpus {
+    pub(crate) holdout: Vec<CorpusRow>,
+    pub(crate) stress: Vec<CorpusRow>,
+    pub(crate) manifest: Option<CorpusManifest>,
+    pub(crate) evidence: Vec<Evidence>,
+}
+
+/// One model's samples, compiled and run.
+#[derive(Debug)]
+pub(crate) struct Evaluation {
+    /// Empty for base and repeat when their samples were not given.
+    pub(crate) samples: Vec<Sample>,
+    pub(crate) samples_evidence: Option<Evidence>,
+    pub(crate) compile: With<CompileResults>,
+    pub(crate) mutation: With<TestResults>,
+    /// Lines of `selected.jsonl`, the assured suite.
+    pub(crate) selected: Option<With<Vec<Value>>>,
+}
+
+/// What one training left behind; each part may be absent.
+#[derive(Debug, Default)]
+pub(crate) struct Training {
+    pub(crate) steps: Option<With<Vec<StepRecord>>>,
+    pub(crate) validations: Vec<ValidationRecord>,
+    /// Every `.safetensors` file of the adapter's (or model's) folder.
+    pub(crate) weights: Vec<Evidence>,
+    pub(crate) manifest: Option<TrainingManifest>,
+}
+
+impl Inputs {
+    /// Reads every input that was given.
+    ///
+    /// # Errors
+    /// A file that is missing, damaged or of another version, with its name and line; results that do not belong together.
+    pub(crate) fn load(context: &Context) -> Result<Self> {
+        let required = || StageError::internal("a required input was taken for an optional one");
+        let log = in_folder(context, "log", "metrics.json")?;
+        Ok(Self {
+            corpus: corpus(context)?,
+            tuned: evaluation(context, "", true)?.ok_or_else(required)?,
+            base: evaluation(context, "_base", false)?,
+            repeat: evaluation(context, "_repeat", false)?,
+            training: training(context, "")?,
+            training_repeat: training(context, "_repeat")?,
+            log: log.map(|path| versioned(&path, "log", TRAINING_SCHEMA_VERSION)).transpose()?,
+            timings: in_folder(context, "timings", "timings.jsonl")?
+                .map(|p| jsonl(&p, "timings"))
+                .transpose()?,
+            generation: generation(context)?,
+            lock: lock(context)?,
+            baseline: baseline(context)?,
+        })
+    }
+}
+
+fn corpus(context: &Context) -> Result<Corpus> {
+    let dir = context.input("corpus")?;
+    let holdout: With<Vec<CorpusRow>> = jsonl(&dir.join("holdout.jsonl"), "corpus")?;
+    let stress_path = dir.join("stress.jsonl");
+    let stress: Option<With<Vec<CorpusRow>>> =
+        stress_path.exists().then(|| jsonl(&stress_path, "corpus")).transpose()?;
+    let manifest_path = dir.join("manifest.json");
+    let manifest: Option<With<CorpusManifest>> = manifest_path
+        .exists()
+        .then(|| versioned(&manifest_path, "corpus", CORPUS_SCHEMA_VERSION))
+        .transpose()?;
+    if holdout.value.is_empty() {
+        return Err(StageError::failed("the holdout is empty: there is nothing to judge")
+            .at(dir.join("holdout.jsonl").display().to_string())
+            .next("build the corpus with holdout functions"));
+    }
+    let mut evidence = vec![holdout.evidence];
+    evidence.extend(stress.as_ref().map(|s| s.evidence.clone()));
+    evidence.extend(manifest.as_ref().map(|m| m.evidence.clone()));
+    Ok(Corpus {
+        holdout: holdout.value,
+        stress: stress.map_or(Vec::new(), |s| s.value),
+        manifest: manifest.map(|m| m.value),
+        evidence,
+    })
+}
+
+/// `None` when neither compile nor mutation results were given; one without the other is an error.
+fn evaluation(context: &Context, suffix: &str, required: bool) -> Result<Option<Evaluation>> {
+    let [samples, compile, mutation] =
+        ["samples", "compile", "mutation"].map(|name| format!("{name}{suffix}"));
+    let given = |name: &str| context.optional_input(name).map(|path| path.is_some());
+    if !required && !given(&compile)? && !given(&mutation)? {
+        return Ok(None);
+    }
+    let compiled = context.input(&compile)?.join("compile_results.json");
+    let results = context.input(&mutation)?;
+    let sampled = if required { Some(context.input(&samples)?) } else { context.optional_input(&samples)? };
+    let sampled: Option<With<Vec<Sample>>> =
+        sampled.map(|dir| jsonl(&dir.join("samples.jsonl"), &samples)).transpose()?;
+    let selected = results.join("selected.jsonl");
+    let evaluation = Evaluation {
+        samples_evidence: sampled.as_ref().map(|s| s.evidence.clone()),
+        samples: sampled.map_or(Vec::new(), |s| s.value),
+        compile: versioned(&compiled, &compile, COMPILE_SCHEMA_VERSION)?,
+        mutation: versioned(&results.join("test_results.json"), &mutation, MUTATION_SCHEMA_VERSION)?,
+        selected: selected.exists().then(|| jsonl(&selected, &mutation)).transpose()?,
+    };
+    belongs_together(&evaluation, &compiled, &results.join("test_results.json"))?;
+    Ok(Some(evaluation))
+}
+
+/// Every sample must have been compiled, and everything compiled must have been run (or found not to compile).
+fn belongs_together(evaluation: &Evaluation, compile: &Path, mutation: &Path) -> Result<()> {
+    type Key<'a> = (&'a str, u32, u32);
+    let compiled: Vec<Key<'_>> =
+        evaluation.compile.value.samples.iter().map(|s| (&*s.task_id, s.sample_idx, s.round)).collect();
+    let run: Vec<Key<'_>> =
+        evaluation.mutation.value.samples.iter().map(|s| (&*s.task_id, s.sample_idx, s.round)).collect();
+    let sampled: Vec<Key<'_>> =
+        evaluation.samples.iter().map(|s| (&*s.task_id, s.sample_idx, s.round)).collect();
+    let check = |needed: &[Key<'_>], there: &[Key<'_>], path: &Path| {
+        let there: std::collections::BTreeSet<_> = there.iter().collect();
+        match needed.iter().find(|key| !there.contains(key)) {
+            None => Ok(()),
+            Some((task, idx, round)) => Err(StageError::failed(format!(
+                "no result for sample {idx} of round {round} of `{task}`: the inputs are of different runs"
+            ))
+            .at(path.display().to_string())
+            .next("give samples, compile and mutation results that were made from one another")),
+        }
+    };
+    check(&sampled, &compiled, compile)?;
+    check(&compiled, &run, mutation)?;
+    check(&run, &compiled, compile)
+}
+
+fn training(context: &Context, suffix: &str) -> Result<Training> {
+    let (adapter, checkpoints) = (format!("adapter{suffix}"), format!("checkpoints{suffix}"));
+    let mut training = Training::default();
+    if let Some(dir) = context.optional_input(&checkpoints)? {
+        training.steps = Some(jsonl(&dir.join("steps.jsonl"), &checkpoints)?);
+        let validations = dir.join("validation.jsonl");
+        if validations.exists() {
+            training.validations = files::read_jsonl(&validations)?;
+        }
+    }
+    if let Some(dir) = context.optional_input(&adapter)? {
+        training.weights = weights(dir, &adapter)?;
+        let manifest = ["training_manifest.json", "manifest.json"].map(|name| dir.join(name));
+        if let Some(path) = manifest.iter().find(|path| path.exists()) {
+            training.manifest = Some(files::read_versioned(path, TRAINING_SCHEMA_VERSION)?);
+        }
+    }
+    Ok(training)
+}
+
+fn weights(dir: &Path, input: &str) -> Result<Vec<Evidence>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir).map_err(|e| StageError::io("list", dir, e))? {
+        let entry = entry.map_err(|e| StageError::io("list", dir, e))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.ends_with(".safetensors") {
+            names.push(name);
+        }
+    }
+    names.sort();
+    if names.is_empty() {
+        return Err(StageError::failed("there are no weights (`*.safetensors`) in the folder")
+            .at(dir.display().to_string())
+            .next("give the folder that the trainer wrote"));
+    }
+    names.iter().map(|name| evidence(&dir.join(name), input)).collect()
+}
+
+fn generation(context: &Context) -> Result<Option<GenerationSummary>> {
+    in_folder(context, "timings", "summary.json")?
+        .filter(|path| path.exists())
+        .map(|path| files::read_json(&path))
+        .transpose()
+}
+
+fn lock(context: &Context) -> Result<Option<With<ReproducibilityLock>>> {
+    let Some(path) = in_folder(context, "lock", "reproducibility.lock")? else { return Ok(None) };
+    let text = fs::read_to_string(&path).map_err(|e| StageError::io("read", &path, e))?;
+    let value = serde_yaml_ng::from_str(&text).map_err(|e| {
+        let line = e.location().map_or(String::new(), |l| format!(":{}", l.line()));
+        StageError::failed(format!("not a reproducibility lock: {e}"))
+            .at(format!("{}{line}", path.display()))
+            .next("give the `reproducibility.lock` of an experiment's folder")
+    })?;
+    Ok(Some(With { value, evidence: evidence(&path, "lock")? }))
+}
+
+fn baseline(context: &Context) -> Result<Option<Report>> {
+    in_folder(context, "baseline", "report.json")?
+        .map(|path| files::read_versioned(&path, REPORT_SCHEMA_VERSION))
+        .transpose()
+}
+
+/// The input itself when it is a file, the file of that name in it when it is a folder.
+fn in_folder(context: &Context, input: &str, name: &str) -> Result<Option<std::path::PathBuf>> {
+    let path = context.optional_input(input)?;
+    Ok(path.map(|path| if path.is_dir() { path.join(name) } else { path.to_owned() }))
+}
+
+fn versioned<T: serde::de::DeserializeOwned>(path: &Path, input: &str, version: u32) -> Result<With<T>> {
+    Ok(With { value: files::read_versioned(path, version)?, evidence: evidence(path, input)? })
+}
+
+fn jsonl<T: serde::de::DeserializeOwned>(path: &Path, input: &str) -> Result<With<Vec<T>>> {
+    Ok(With { value: files::read_jsonl(path)?, evidence: evidence(path, input)? })
+}
+
+fn evidence(path: &Path, input: &str) -> Result<Evidence> {
+    let sha256 = digest::sha256_file(path).map_err(|e| StageError::io("read", path, e))?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    Ok(Evidence { path: format!("{input}/{name}"), sha256 })
+}
+
+/// Every file that was read, for the provenance table.
+pub(crate) fn provenance(inputs: &Inputs) -> Map<String> {
+    let mut all: Vec<&Evidence> = inputs.corpus.evidence.iter().collect();
+    for evaluation in
+        [Some(&inputs.tuned), inputs.base.as_ref(), inputs.repeat.as_ref()].into_iter().flatten()
+    {
+        all.extend(&evaluation.samples_evidence);
+        all.extend([&evaluation.compile.evidence, &evaluation.mutation.evidence]);
+        all.extend(evaluation.selected.as_ref().map(|s| &s.evidence));
+    }
+    for training in [&inputs.training, &inputs.training_repeat] {
+        all.extend(training.steps.as_ref().map(|s| &s.evidence));
+        all.extend(&training.weights);
+    }
+    all.extend(inputs.log.as_ref().map(|l| &l.evidence));
+    all.extend(inputs.timings.as_ref().map(|t| &t.evidence));
+    all.extend(inputs.lock.as_ref().map(|l| &l.evidence));
+    all.into_iter().map(|e| (e.path.clone(), e.sha256.clone())).collect()
+}

@@ -1,0 +1,130 @@
+//! What is measured of a set of functions: rates with their 95 % intervals.
+
+use record::compile::Similarity;
+use record::mutation::Coverage;
+use record::report::Measured;
+use scores::bootstrap::{self, Ratio, Settings};
+use scores::interval::{Z95, wilson};
+
+use crate::cohort::Function;
+
+/// A rate over functions, comparable between models.
+pub(crate) struct Measure {
+    /// Its name in `metrics.json`.
+    pub(crate) key: &'static str,
+    pub(crate) label: &'static str,
+    pub(crate) of: fn(&Function<'_>) -> Ratio,
+}
+
+/// The measures that tuned and base model are compared by.
+pub(crate) const MEASURES: [Measure; 12] = [
+    Measure { key: "parse_rate", label: "Parses", of: |f| Ratio::hit(f.parses()) },
+    Measure { key: "compile_rate", label: "Type-checks", of: |f| Ratio::hit(f.type_checks()) },
+    Measure { key: "lint_clean_rate", label: "No lints, of those that type-check", of: lint_clean },
+    Measure { key: "link_rate", label: "Links", of: |f| Ratio::hit(f.links()) },
+    Measure { key: "pass_rate", label: "Passes, of all functions", of: |f| Ratio::hit(f.passes()) },
+    Measure { key: "pass_rate_of_compiled", label: "Passes, of those that type-check", of: pass_of_compiled },
+    Measure { key: "mutation_score", label: "Mutants killed by passing tests", of: |f| f.mutants() },
+    Measure {
+        key: "branch_coverage",
+        label: "Branches covered",
+        of: |f| covered(f, |c| (c.branches_covered, c.branches)),
+    },
+    Measure {
+        key: "line_coverage",
+        label: "Lines covered",
+        of: |f| covered(f, |c| (c.lines_covered, c.lines)),
+    },
+    Measure { key: "bleu4", label: "BLEU-4 to the reference tests", of: |f| similarity(f, |s| s.bleu4) },
+    Measure { key: "codebleu", label: "CodeBLEU (strict)", of: |f| similarity(f, |s| s.codebleu) },
+    Measure {
+        key: "codebleu_compat",
+        label: "CodeBLEU (as Python codebleu 0.7.0)",
+        of: |f| similarity(f, |s| s.codebleu_compat),
+    },
+];
+
+pub(crate) fn lint_clean(f: &Function<'_>) -> Ratio {
+    let clean = f.compile.filter(|_| f.type_checks()).and_then(|c| c.lint_clean);
+    clean.map_or(Ratio::default(), Ratio::hit)
+}
+
+pub(crate) fn pass_of_compiled(f: &Function<'_>) -> Ratio {
+    if f.type_checks() { Ratio::hit(f.passes()) } else { Ratio::default() }
+}
+
+fn covered(f: &Function<'_>, of: impl Fn(&Coverage) -> (u32, u32)) -> Ratio {
+    f.run.and_then(|run| run.coverage.as_ref()).map_or(Ratio::default(), |coverage| {
+        let (covered, all) = of(coverage);
+        Ratio::new(f64::from(covered), f64::from(all))
+    })
+}
+
+fn similarity(f: &Function<'_>, of: impl Fn(&Similarity) -> f64) -> Ratio {
+    let similarity = f.compile.and_then(|c| c.similarity.as_ref());
+    similarity.map_or(Ratio::default(), |s| Ratio::new(of(s), 1.0))
+}
+
+/// Branches (or lines) that the generated tests cover beyond the function's own tests.
+pub(crate) fn coverage_delta(f: &Function<'_>, lines: bool) -> Ratio {
+    f.run.and_then(|run| run.coverage.as_ref()).map_or(Ratio::default(), |c| {
+        let (now, before, all) = if lines {
+            (c.lines_covered, c.lines_covered_baseline, c.lines)
+        } else {
+            (c.branches_covered, c.branches_covered_baseline, c.branches)
+        };
+        Ratio::new(f64::from(now) - f64::from(before), f64::from(all))
+    })
+}
+
+/// A list of ratios and how to draw from it.
+#[derive(Debug, Clone)]
+pub(crate) struct Rates {
+    pub(crate) ratios: Vec<Ratio>,
+    settings: Settings,
+}
+
+impl Rates {
+    pub(crate) fn of(functions: &[Function<'_>], of: impl Fn(&Function<'_>) -> Ratio, seed: u64) -> Self {
+        Self { ratios: functions.iter().map(of).collect(), settings: Settings::new(seed) }
+    }
+
+    /// One value per function, all of equal weight.
+    pub(crate) fn of_values(values: &[f64], seed: u64) -> Self {
+        let ratios = values.iter().map(|&v| Ratio::new(v, 1.0)).collect();
+        Self { ratios, settings: Settings::new(seed) }
+    }
+
+    /// Functions that have a denominator.
+    pub(crate) fn n(&self) -> u64 {
+        self.ratios.iter().filter(|r| r.denominator > 0.0).count() as u64
+    }
+
+    /// The pooled rate, times `scale`. Its interval is Wilson's where every function is one trial, else the bootstrap's
+    /// over functions; none for a single function.
+    pub(crate) fn measured(&self, unit: &str, scale: f64) -> Option<Measured> {
+        let rate = bootstrap::rate(&self.ratios)?;
+        let n = self.n();
+        let is_trial = |r: &Ratio| {
+            r.denominator == 0.0 || (r.denominator == 1.0 && (r.numerator == 0.0 || r.numerator == 1.0))
+        };
+        let interval = if self.ratios.iter().all(is_trial) {
+            let hits = self.ratios.iter().map(|r| r.numerator).sum::<f64>();
+            wilson(hits as u64, n, Z95)
+        } else if n > 1 {
+            bootstrap::rate_interval(&self.ratios, self.settings)
+        } else {
+            None
+        };
+        let interval95 = interval.map(|i| [i.low * scale, i.high * scale]);
+        Some(Measured { value: rate * scale, unit: unit.to_owned(), interval95, n: Some(n) })
+    }
+
+    /// This rate minus the other one, functions drawn in pairs.
+    pub(crate) fn minus(&self, base: &Self, unit: &str) -> Option<Measured> {
+        let (value, i) = bootstrap::paired_difference(&self.ratios, &base.ratios, self.settings)?;
+        let n = self.ratios.iter().zip(&base.ratios);
+        let n = n.filter(|(t, b)| t.denominator > 0.0 || b.denominator > 0.0).count() as u64;
+        Some(Measured { value, unit: unit.to_owned(), interval95: Some([i.low, i.high]), n: Some(n) })
+    }
+}

@@ -1,0 +1,123 @@
+//! Numbers and texts for a reader.
+
+use record::report::{CheckVerdict, Measured};
+
+/// Escapes for HTML, text and quoted attributes alike.
+pub(super) fn esc(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            // Control characters are not allowed in HTML; generated text may hold any.
+            c if c.is_control() && !matches!(c, '\n' | '\t') => out.push('\u{fffd}'),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// Escapes for a cell of a Markdown table.
+pub(super) fn cell(text: &str) -> String {
+    text.replace('|', "\\|").replace(['\n', '\r'], " ").replace('<', "&lt;")
+}
+
+/// About three significant digits.
+pub(super) fn number(v: f64) -> String {
+    let size = v.abs();
+    if v == 0.0 {
+        "0".to_owned()
+    } else if size >= 1e6 || size < 1e-3 {
+        format!("{v:.2e}")
+    } else if size >= 100.0 {
+        format!("{v:.0}")
+    } else if size >= 10.0 {
+        format!("{v:.1}")
+    } else if size >= 1.0 {
+        format!("{v:.2}")
+    } else {
+        format!("{v:.3}")
+    }
+}
+
+/// A value with its unit: `82.0 %`.
+pub(super) fn value(m: &Measured) -> String {
+    let text = match m.unit.as_str() {
+        "%" | "pp" => format!("{:.1}", m.value),
+        unit if unit.ends_with("differ") || matches!(unit, "faults" | "samples") => format!("{:.0}", m.value),
+        _ => number(m.value),
+    };
+    let sign = if m.unit == "pp" && m.value > 0.0 { "+" } else { "" };
+    format!("{sign}{text} {}", m.unit)
+}
+
+/// The interval and the number of cases: `95 %: 73.1 to 88.6, n = 100`; empty where there is neither.
+pub(super) fn spread(m: &Measured) -> String {
+    let show = |v: f64| if matches!(m.unit.as_str(), "%" | "pp") { format!("{v:.1}") } else { number(v) };
+    let interval = m.interval95.map(|[low, high]| format!("95 %: {} to {}", show(low), show(high)));
+    let n = m.n.map(|n| format!("n = {n}"));
+    [interval, n].into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+/// A compared rate: in percent, but for similarities, which are read as numbers between 0 and 1.
+pub(super) fn compared(metric: &str, m: &Measured, is_difference: bool) -> String {
+    let sign = if is_difference && m.value > 0.0 { "+" } else { "" };
+    if is_similarity(metric) {
+        return format!("{sign}{:.3}", m.value);
+    }
+    let unit = if is_difference { "pp" } else { "%" };
+    format!("{sign}{:.1} {unit}", m.value * 100.0)
+}
+
+pub(super) fn compared_interval(metric: &str, m: &Measured) -> String {
+    match m.interval95 {
+        None => String::new(),
+        Some([low, high]) if is_similarity(metric) => format!("{low:.3} to {high:.3}"),
+        Some([low, high]) => format!("{:.1} to {:.1}", low * 100.0, high * 100.0),
+    }
+}
+
+fn is_similarity(metric: &str) -> bool {
+    metric.contains("bleu")
+}
+
+/// The first twelve digits of a digest.
+pub(super) fn short(digest: &str) -> &str {
+    digest.get(..12).unwrap_or(digest)
+}
+
+pub(super) fn class(verdict: CheckVerdict) -> &'static str {
+    match verdict {
+        CheckVerdict::Corroborated => "ok",
+        CheckVerdict::Falsified => "bad",
+        CheckVerdict::NotTested => "none",
+    }
+}
+
+pub(super) fn mark(verdict: CheckVerdict) -> &'static str {
+    match verdict {
+        CheckVerdict::Corroborated => "✓",
+        CheckVerdict::Falsified => "✕",
+        CheckVerdict::NotTested => "○",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_from_a_model_can_not_leave_its_place() {
+        assert_eq!(esc("</pre><script>\"'&\u{1b}"), "&lt;/pre&gt;&lt;script&gt;&quot;&#39;&amp;\u{fffd}");
+        assert_eq!(cell("a|b\n<c>"), "a\\|b &lt;c>");
+    }
+
+    #[test]
+    fn numbers_are_short_and_do_not_lie() {
+        let shown = [0.0, 0.0004, 0.5, 1.25, 12.34, 123.4, -3.0, 1.5e7].map(number);
+        assert_eq!(shown, ["0", "4.00e-4", "0.500", "1.25", "12.3", "123", "-3.00", "1.50e7"]);
+    }
+}
