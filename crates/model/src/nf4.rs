@@ -253,9 +253,14 @@ pub fn dynamic_map() -> &'static [f32; 256] {
     })
 }
 
-/// Boundary `i` of `parts` equal parts of 0.1..1 in float32, counted from the nearer end.
+/// Boundary `i` of `parts` equal parts of 0.1..1 in float32, counted from the nearer end; product and sum round once, as
+/// in the build of torch that wrote the tables of bitsandbytes.
 fn linspace(i: usize, parts: usize) -> f32 {
     let (start, end) = (0.1f32, 1.0f32);
     let step = (end - start) / parts as f32;
-    if i < parts.div_ceil(2) { start + step * i as f32 } else { end - step * (parts - i) as f32 }
+    if i < parts.div_ceil(2) {
+        libm::fmaf(step, i as f32, start)
+    } else {
+        libm::fmaf(-step, (parts - i) as f32, end)
+    }
 }
