@@ -19,6 +19,8 @@ pub enum Part {
 pub(crate) struct Edit {
     pub range: Range<usize>,
     pub kind: EditKind,
+    /// What a probe counts.
+    pub counts: Vec<Counted>,
     /// The other half of a probe that has two: they are dropped together.
     pub partner: Option<usize>,
 }
@@ -39,6 +41,13 @@ pub(crate) enum EditKind {
     Point { text: String },
 }
 
+/// A branch or a line, by number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Counted {
+    Branch(u32),
+    Line(u32),
+}
+
 #[derive(Debug, Clone)]
 pub(crate) struct Arm {
     pub mutant: u32,
@@ -47,7 +56,7 @@ pub(crate) struct Arm {
 
 impl Edit {
     pub(crate) fn new(range: Range<usize>, kind: EditKind) -> Self {
-        Self { range, kind, partner: None }
+        Self { range, kind, counts: Vec::new(), partner: None }
     }
 
     pub(crate) fn is_probe(&self) -> bool {
@@ -158,7 +167,7 @@ fn events(edits: &[Edit], dropped: &Dropped) -> Vec<Event> {
     events
 }
 
-fn is_dropped(i: usize, edit: &Edit, dropped: &Dropped) -> bool {
+pub(crate) fn is_dropped(i: usize, edit: &Edit, dropped: &Dropped) -> bool {
     let mutants = edit.mutants();
     let all_gone = !mutants.is_empty() && mutants.iter().all(|id| dropped.mutants.contains(id));
     all_gone

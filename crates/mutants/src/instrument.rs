@@ -1,5 +1,6 @@
 //! A row whose focal function carries all its mutants, loop fuel and probes.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use record::corpus::CorpusRow;
@@ -7,7 +8,7 @@ use subject::{FocalFn, Placed, assemble};
 use syn::spanned::Spanned;
 use syn::{Block, Generics, ImplItem, Item, Signature};
 
-use crate::edits::{Dropped, Edit, MODULE, Part, Rendered, render};
+use crate::edits::{Counted, Dropped, Edit, MODULE, Part, Rendered, is_dropped, render};
 use crate::lines::LineIndex;
 use crate::scan::Scan;
 use crate::ticks::add_ticks;
@@ -144,6 +145,12 @@ impl Instrumented {
                 }
             }
         }
+    }
+
+    /// Branches and lines that the kept probes count.
+    pub(crate) fn counted(&self, dropped: &Dropped) -> BTreeSet<Counted> {
+        let kept = self.edits.iter().enumerate().filter(|(i, edit)| !is_dropped(*i, edit, dropped));
+        kept.flat_map(|(_, edit)| edit.counts.iter().copied()).collect()
     }
 
     /// Derived from the code and the tests: text can't name a module that depends on that very text.

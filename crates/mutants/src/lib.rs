@@ -13,6 +13,7 @@ mod prune;
 mod rules;
 mod runtime;
 mod scan;
+pub mod score;
 mod ticks;
 mod values;
 

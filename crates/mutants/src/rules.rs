@@ -9,7 +9,7 @@ use syn::{
     ExprUnary, Item, Lit, Pat, RangeLimits, Stmt, UnOp,
 };
 
-use crate::edits::{Edit, EditKind, MODULE};
+use crate::edits::{Counted, Edit, EditKind, MODULE};
 use crate::operators;
 use crate::scan::{Scan, after_brace, bytes, contains_let, is_conditional, is_negative_literal};
 
@@ -25,8 +25,8 @@ impl Scan<'_> {
             return;
         }
         let range = bytes(stmt);
-        let call = self.line_call(range.start);
-        self.around(range.start..range.start, call, String::new());
+        let (line, call) = self.line_call(range.start);
+        self.around(range.start..range.start, call, String::new(), vec![line]);
         match stmt {
             Stmt::Local(local) => self.local(local, &range),
             Stmt::Expr(expr, semi) => {
@@ -60,7 +60,8 @@ impl Scan<'_> {
         {
             let bound = self.branch("then", &bytes(&local.pat));
             let other = self.branch("else", &bytes(block));
-            self.around(range.clone(), String::new(), format!(" crate::{MODULE}::hit({bound});"));
+            let after = format!(" crate::{MODULE}::hit({bound});");
+            self.around(range.clone(), String::new(), after, vec![Counted::Branch(bound)]);
             self.hit(after_brace(&block.block), other);
         }
         self.visit_expr(&init.expr);
@@ -99,7 +100,8 @@ impl Scan<'_> {
                 let on = self.branch("continue", &bytes(tried));
                 let off = self.branch("early_return", &bytes(tried));
                 let after = format!(", {on}, {off})");
-                self.around(bytes(&tried.expr), format!("crate::{MODULE}::tried("), after);
+                let counts = vec![Counted::Branch(on), Counted::Branch(off)];
+                self.around(bytes(&tried.expr), format!("crate::{MODULE}::tried("), after, counts);
             }
             Expr::ForLoop(repeat) => self.repeated(bytes(repeat), &repeat.body, !repeat.attrs.is_empty()),
             Expr::While(repeat) => {
@@ -134,8 +136,10 @@ impl Scan<'_> {
             let short = self.branch("short_circuit", &whole);
             let both = self.branch("both_sides", &whole);
             let decides = matches!(binary.op, syn::BinOp::Or(_));
-            self.around(left, format!("crate::{MODULE}::lhs("), format!(", {short}, {decides})"));
-            self.around(right, format!("(crate::{MODULE}::hit({both}) && ("), "))".to_owned());
+            let after = format!(", {short}, {decides})");
+            self.around(left, format!("crate::{MODULE}::lhs("), after, vec![Counted::Branch(short)]);
+            let before = format!("(crate::{MODULE}::hit({both}) && (");
+            self.around(right, before, "))".to_owned(), vec![Counted::Branch(both)]);
         }
     }
 
@@ -217,7 +221,8 @@ impl Scan<'_> {
         match &branch.else_branch {
             None => {
                 let no = self.branch("else", &then);
-                self.around(then, String::new(), format!(" else {{ crate::{MODULE}::hit({no}); }}"));
+                let after = format!(" else {{ crate::{MODULE}::hit({no}); }}");
+                self.around(then, String::new(), after, vec![Counted::Branch(no)]);
             }
             Some((_, other)) => {
                 if let Expr::Block(block) = &**other {
@@ -262,9 +267,9 @@ impl Scan<'_> {
                 self.hit(after_brace(&block.block), branch);
             }
             _ => {
-                let line = self.line_call(body.start);
-                let before = format!("{{ crate::{MODULE}::hit({branch}); {line}");
-                self.around(body, before, " }".to_owned());
+                let (line, call) = self.line_call(body.start);
+                let before = format!("{{ crate::{MODULE}::hit({branch}); {call}");
+                self.around(body, before, " }".to_owned(), vec![Counted::Branch(branch), line]);
             }
         }
     }
@@ -324,8 +329,10 @@ impl Scan<'_> {
         let zero = self.branch("zero_times", &whole);
         let some = self.branch("some_times", &whole);
         let before = format!("{{ let __tf_loop_{zero} = crate::{MODULE}::enter_loop({zero}, {some}); ");
-        let outer = self.around(whole, before, " }".to_owned());
-        let inner = self.around(start..start, format!(" __tf_loop_{zero}.again();"), String::new());
+        let counts = vec![Counted::Branch(zero), Counted::Branch(some)];
+        let outer = self.around(whole, before, " }".to_owned(), counts);
+        let again = format!(" __tf_loop_{zero}.again();");
+        let inner = self.around(start..start, again, String::new(), Vec::new());
         self.edits[outer].partner = Some(inner);
         self.edits[inner].partner = Some(outer);
     }
@@ -336,7 +343,8 @@ impl Scan<'_> {
                 self.tick(after_brace(&block.block))
             }
             _ => {
-                self.around(bytes(body), format!("{{ crate::{MODULE}::tick(); "), " }".to_owned());
+                let before = format!("{{ crate::{MODULE}::tick(); ");
+                self.around(bytes(body), before, " }".to_owned(), Vec::new());
             }
         }
     }

@@ -79,7 +79,9 @@ mod MODULE {
     static BRANCHES: [AtomicBool; N_BRANCHES] = [const { AtomicBool::new(false) }; N_BRANCHES];
     static LINES: [AtomicBool; N_LINES] = [const { AtomicBool::new(false) }; N_LINES];
     fn number(name: &str) -> Option<u64> {
-        ::std::env::var(name).ok()?.parse().ok()
+        let value = ::std::env::var(name).ok()?.parse().ok();
+        ::std::env::remove_var(name);
+        value
     }
     #[cold]
     fn load() -> u32 {

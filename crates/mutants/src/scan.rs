@@ -11,7 +11,7 @@ use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
 use syn::{Attribute, Block, Expr, Generics, Signature, Stmt};
 
-use crate::edits::{Arm, Edit, EditKind, MODULE};
+use crate::edits::{Arm, Counted, Edit, EditKind, MODULE};
 use crate::lines::LineIndex;
 use crate::values;
 
@@ -145,9 +145,9 @@ impl<'s> Scan<'s> {
         self.edits.push(Edit::new(range, EditKind::Choice { site, arms }));
     }
 
-    pub(crate) fn branch(&mut self, kind: &'static str, place: &Range<usize>) -> usize {
+    pub(crate) fn branch(&mut self, kind: &'static str, place: &Range<usize>) -> u32 {
         self.branches.push(BranchSite { kind, location: self.index.location(self.source, place) });
-        self.branches.len() - 1
+        u32::try_from(self.branches.len() - 1).unwrap_or(u32::MAX)
     }
 
     pub(crate) fn point(&mut self, offset: usize, text: String) {
@@ -155,22 +155,30 @@ impl<'s> Scan<'s> {
     }
 
     /// A probe around `range`; gives the index of its edit.
-    pub(crate) fn around(&mut self, range: Range<usize>, before: String, after: String) -> usize {
-        self.edits.push(Edit::new(range, EditKind::Around { before, after }));
+    pub(crate) fn around(
+        &mut self,
+        range: Range<usize>,
+        before: String,
+        after: String,
+        counts: Vec<Counted>,
+    ) -> usize {
+        let edit = Edit { counts, ..Edit::new(range, EditKind::Around { before, after }) };
+        self.edits.push(edit);
         self.edits.len() - 1
     }
 
     /// A branch probe at one place.
-    pub(crate) fn hit(&mut self, offset: usize, branch: usize) {
-        self.around(offset..offset, format!(" crate::{MODULE}::hit({branch});"), String::new());
+    pub(crate) fn hit(&mut self, offset: usize, branch: u32) {
+        let call = format!(" crate::{MODULE}::hit({branch});");
+        self.around(offset..offset, call, String::new(), vec![Counted::Branch(branch)]);
     }
 
-    /// The call that counts the line of `offset`.
-    pub(crate) fn line_call(&mut self, offset: usize) -> String {
+    /// The number of the line of `offset`, and the call that counts it.
+    pub(crate) fn line_call(&mut self, offset: usize) -> (Counted, String) {
         let line = self.index.position(self.source, offset).line;
         let next = u32::try_from(self.lines.len()).unwrap_or(u32::MAX);
         let number = *self.lines.entry(line).or_insert(next);
-        format!("crate::{MODULE}::line({number}); ")
+        (Counted::Line(number), format!("crate::{MODULE}::line({number}); "))
     }
 }
 
