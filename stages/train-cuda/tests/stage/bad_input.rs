@@ -1,0 +1,213 @@
+//! Bad input: a clear error that names the place and the next step, the right exit code, and nothing left behind.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use record::training::{TrainingState, TrainingStatus};
+
+use crate::support::{
+    COLUMNS, Metadata, Row, args, golden, made_up_rows, model_copy, program, stderr, write_parquet,
+    write_tokens,
+};
+
+struct Case {
+    dir: tempfile::TempDir,
+    model: PathBuf,
+    tokens: PathBuf,
+}
+
+impl Case {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let tokens = dir.path().join("tokens");
+        write_tokens(&tokens, &made_up_rows(8, 1, 640), &made_up_rows(4, 2, 640));
+        Self { model: model_copy(dir.path()), tokens, dir }
+    }
+
+    fn train(&self) -> PathBuf {
+        self.tokens.join("train.parquet")
+    }
+
+    fn out(&self) -> PathBuf {
+        self.dir.path().join("out")
+    }
+
+    /// Runs the program and expects `code` and all of `texts` in what it says.
+    fn fails(&self, more: &[&str], also: &[String], code: i32, texts: &[&str]) {
+        let base: &[&str] =
+            if more.iter().any(|m| m.starts_with("mode=")) { &[] } else { &["adapter", "mode=lora"] };
+        let mut args = args(&self.model, &self.tokens, &self.out(), &[base, &["epochs=1"], more].concat());
+        args.extend(also.iter().cloned());
+        let output = program(&args).output().unwrap();
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        // Lines are wrapped and indented by the renderer.
+        let flat: String = said.split_whitespace().filter(|w| *w != "│").collect::<Vec<_>>().join(" ");
+        for text in texts {
+            assert!(flat.contains(text), "`{text}` is not in: {said}");
+        }
+        assert!(said.contains("help:"), "no next step: {said}");
+        for output in ["adapter", "model", "checkpoints", "log"] {
+            let left = [self.out().join(output), self.out().join(format!("{output}.partial"))];
+            assert!(left.iter().all(|p| !p.exists()), "{output} was left behind");
+        }
+    }
+}
+
+fn truncate(path: &Path) {
+    let bytes = fs::read(path).unwrap();
+    fs::write(path, &bytes[..bytes.len() / 2]).unwrap();
+}
+
+#[test]
+fn damaged_and_missing_token_files() {
+    let case = Case::new();
+    truncate(&case.train());
+    case.fails(&[], &[], 3, &["damaged, or no parquet file", "tokenize-to-parquet"]);
+    fs::write(case.train(), "PAR1 nonsense").unwrap();
+    case.fails(&[], &[], 3, &["damaged, or no parquet file"]);
+    fs::remove_file(case.train()).unwrap();
+    case.fails(&[], &[], 3, &["can't be opened"]);
+}
+
+#[test]
+fn token_files_of_other_columns() {
+    let case = Case::new();
+    for missing in COLUMNS {
+        let columns: Vec<&str> = COLUMNS.into_iter().filter(|c| *c != missing).collect();
+        write_parquet(&case.train(), &made_up_rows(3, 1, 640), &Metadata::default(), &columns);
+        case.fails(&[], &[], 3, &[&format!("there is no column `{missing}`")]);
+    }
+    for key in ["tokenizer_sha256", "template_sha256", "holdout_sha256"] {
+        let mut metadata = Metadata::default();
+        metadata.0.retain(|(k, _)| *k != key);
+        write_parquet(&case.train(), &made_up_rows(3, 1, 640), &metadata, &COLUMNS);
+        case.fails(&[], &[], 3, &[&format!("the file's metadata has no `{key}`")]);
+    }
+}
+
+#[test]
+fn rows_that_do_not_fit_the_model() {
+    let case = Case::new();
+    let good = made_up_rows(2, 1, 640).remove(0);
+    let with = |bad: Row| {
+        write_parquet(&case.train(), &[good.clone(), bad], &Metadata::default(), &COLUMNS);
+    };
+    with(Row::new(vec![1, 640], vec![-100, 640]));
+    case.fails(&[], &[], 3, &["row 1 (`r1`)", "token id 640", "640 rows"]);
+    with(Row::new(vec![1, -5], vec![-100, 1]));
+    case.fails(&[], &[], 3, &["row 1 (`r1`)", "-5 is negative"]);
+    with(Row::new(vec![7; 513], vec![7; 513]));
+    case.fails(&[], &[], 3, &["513 tokens", "512 positions"]);
+    with(Row::new(vec![1, 2, 3], vec![-100, 2]));
+    case.fails(&[], &[], 3, &["3 input_ids and 2 labels"]);
+    with(Row::new(vec![], vec![]));
+    case.fails(&[], &[], 3, &["no tokens"]);
+}
+
+#[test]
+fn nothing_to_learn() {
+    let case = Case::new();
+    write_parquet(&case.train(), &[], &Metadata::default(), &COLUMNS);
+    case.fails(&[], &[], 3, &["there are no training rows"]);
+    write_parquet(&case.train(), &[Row::new(vec![1, 2], vec![1, -100])], &Metadata::default(), &COLUMNS);
+    case.fails(&[], &[], 3, &["no training row has a label"]);
+}
+
+#[test]
+fn a_holdout_function_among_the_rows() {
+    let case = Case::new();
+    let mut rows = made_up_rows(3, 1, 640);
+    rows[2].function_sha256 = "h2".into();
+    write_parquet(&case.train(), &rows, &Metadata::default(), &COLUMNS);
+    case.fails(&[], &[], 3, &["row `r2` is a function of the holdout", "h2"]);
+    let case = Case::new();
+    write_parquet(&case.tokens.join("validation.parquet"), &rows, &Metadata::default(), &COLUMNS);
+    case.fails(&[], &[], 3, &["validation.parquet", "row `r2` is a function of the holdout"]);
+}
+
+#[test]
+fn tokens_of_another_tokenizer() {
+    let case = Case::new();
+    fs::write(case.model.join("tokenizer.json"), "{}").unwrap();
+    case.fails(&[], &[], 3, &["another tokenizer", "run tokenize-to-parquet with this model"]);
+}
+
+#[test]
+fn damaged_models() {
+    let case = Case::new();
+    truncate(&case.model.join("model.safetensors"));
+    case.fails(&[], &[], 3, &["model.safetensors"]);
+    let case = Case::new();
+    fs::remove_file(case.model.join("config.json")).unwrap();
+    case.fails(&[], &[], 3, &["config.json"]);
+    let case = Case::new();
+    let config = fs::read_to_string(case.model.join("config.json")).unwrap();
+    fs::write(
+        case.model.join("config.json"),
+        config.replace("\"intermediate_size\": 320", "\"intermediate_size\": 321"),
+    )
+    .unwrap();
+    case.fails(&[], &[], 3, &["321", "320"]);
+}
+
+#[test]
+fn outputs_and_inputs_that_do_not_belong_to_the_mode() {
+    let case = Case::new();
+    case.fails(&["mode=full", "adapter"], &[], 2, &["mode full writes no output `adapter`"]);
+    case.fails(&["mode=lora"], &[], 2, &["nowhere to write its result", "--output adapter=DIR"]);
+    let start = format!("adapter_start={}", golden("qwen2-tiny/adapter_start").display());
+    let start = ["--input".to_owned(), start];
+    case.fails(&["mode=full", "model"], &start, 2, &["mode full trains no adapter"]);
+    case.fails(&["rank=8"], &start, 2, &["the adapter has rank 16, and the parameter says 8"]);
+    case.fails(&["alpha=16"], &start, 2, &["the adapter has alpha 32, and the parameter says 16"]);
+    case.fails(&["target_modules=[\"q_proj\"]"], &start, 2, &["target_modules"]);
+    let other = format!("adapter_start={}", golden("qwen2-gqa7/adapter_start").display());
+    case.fails(&[], &["--input".to_owned(), other], 3, &["adapter_model.safetensors", "shape"]);
+}
+
+#[test]
+fn the_best_of_nothing() {
+    let case = Case::new();
+    fs::remove_file(case.tokens.join("validation.parquet")).unwrap();
+    case.fails(&[], &[], 2, &["select=best needs validation rows", "select=last"]);
+}
+
+#[test]
+fn devices_that_are_not_there() {
+    let case = Case::new();
+    case.fails(&["device=wgpu"], &[], 2, &["no wgpu backend", "device=cpu"]);
+    case.fails(&["device=gpu"], &[], 2, &["there is no device `gpu`"]);
+    // With a GPU or without one, this build trains on none, and says why.
+    case.fails(&["device=cuda"], &[], 2, &["device=cpu"]);
+    if !cfg!(feature = "cpu-fallback") {
+        case.fails(&["device=auto"], &[], 2, &["no device is left to choose", "device=cpu"]);
+    }
+}
+
+#[test]
+fn unknown_and_wrong_parameters() {
+    let case = Case::new();
+    case.fails(&["learning_rate=1"], &[], 2, &["there is no parameter `learning_rate`"]);
+    case.fails(&["batch=0"], &[], 2, &["parameter batch"]);
+    case.fails(&["preset=h8"], &[], 2, &["preset", "h9"]);
+}
+
+#[test]
+fn a_loss_that_is_not_finite_stops_training_and_keeps_the_last_good_state() {
+    let case = Case::new();
+    case.fails(
+        &["lr=1e30", "clip=0", "epochs=9", "warmup_ratio=0"],
+        &[],
+        3,
+        &["is not finite", "the last good checkpoint is in"],
+    );
+    let state: TrainingState =
+        stage_kit::files::read_json(&case.out().join("live/training_state.json")).unwrap();
+    assert!(
+        matches!(&state.status, TrainingStatus::Failed(why) if why.contains("not finite")),
+        "{:?}",
+        state.status
+    );
+    assert!(case.out().join("resume/state.safetensors").is_file());
+}

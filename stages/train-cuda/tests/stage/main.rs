@@ -1,0 +1,9 @@
+//! The stage as a whole, through its program and through its library.
+
+#![expect(clippy::unwrap_used, reason = "a test's helpers are tests too")]
+
+mod bad_input;
+mod golden;
+mod resume;
+mod run;
+mod support;

@@ -1,0 +1,141 @@
+//! Stopped and started again, a run writes the same bytes as in one piece.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use record::training::TrainingMetrics;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::support::{args, golden, made_up_rows, program, stderr, tree, write_tokens};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+struct Setup {
+    tokens: PathBuf,
+    more: Vec<&'static str>,
+}
+
+impl Setup {
+    fn args(&self, out: &Path) -> Vec<String> {
+        args(&golden("qwen2-tiny/model"), &self.tokens, out, &self.more)
+    }
+
+    /// Outputs that are a function of the run's key.
+    fn outputs(&self, out: &Path) -> BTreeMap<String, Vec<u8>> {
+        let result = self.more[0];
+        let named = |dir: &str| {
+            let dir = dir.to_owned();
+            tree(&out.join(&dir)).into_iter().map(move |(name, bytes)| (format!("{dir}/{name}"), bytes))
+        };
+        named(result).chain(named("checkpoints")).collect()
+    }
+}
+
+fn setup(dir: &Path, more: Vec<&'static str>) -> Setup {
+    let tokens = dir.join("tokens");
+    write_tokens(&tokens, &made_up_rows(50, 1, 640), &made_up_rows(7, 2, 640));
+    Setup { tokens, more }
+}
+
+fn steps_seen(out: &Path) -> usize {
+    let text = std::fs::read_to_string(out.join("live/events.jsonl")).unwrap_or_default();
+    text.lines().filter(|l| l.contains(r#""step":{"#)).count()
+}
+
+/// Starts the program, sends `signal` once `more_steps` further steps are done, waits for its end.
+fn stop_after(setup: &Setup, out: &Path, more_steps: usize, signal: Signal) -> Option<i32> {
+    let before = steps_seen(out);
+    let mut child: Child = program(&setup.args(out)).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let begun = Instant::now();
+    while steps_seen(out) < before + more_steps {
+        if let Some(status) = child.try_wait().unwrap() {
+            panic!("the run ended by itself ({status}) before it was to be stopped: give it more steps");
+        }
+        assert!(begun.elapsed() < PATIENCE, "no {more_steps} steps in {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    kill_process(Pid::from_child(&child), signal).unwrap();
+    child.wait().unwrap().code()
+}
+
+fn complete(setup: &Setup, out: &Path) {
+    let output = program(&setup.args(out)).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+}
+
+fn compare(setup: &Setup, whole: &Path, resumed: &Path) {
+    let (whole, resumed) = (setup.outputs(whole), setup.outputs(resumed));
+    assert_eq!(whole.keys().collect::<Vec<_>>(), resumed.keys().collect::<Vec<_>>());
+    for (name, bytes) in &whole {
+        assert!(*bytes == resumed[name], "{name} differs between the whole and the resumed run");
+    }
+}
+
+fn metrics(out: &Path) -> TrainingMetrics {
+    stage_kit::files::read_json(&out.join("log/metrics.json")).unwrap()
+}
+
+const LORA: [&str; 12] = [
+    "adapter",
+    "mode=lora",
+    "batch=2",
+    "accumulation=2",
+    "epochs=12",
+    "dropout=0.1",
+    "save_every=10",
+    "keep=2",
+    "checkpoint_every=7",
+    "validate_every=11",
+    "lr=5e-3",
+    "weight_decay=0.1",
+];
+
+#[test]
+fn terminated_and_killed_a_run_ends_with_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let setup = setup(dir.path(), LORA.to_vec());
+    let (whole, resumed) = (dir.path().join("whole"), dir.path().join("resumed"));
+    complete(&setup, &whole);
+    assert_eq!(stop_after(&setup, &resumed, 9, Signal::TERM), Some(130));
+    assert!(!resumed.join("adapter").exists(), "a stopped run leaves no output");
+    assert_eq!(stop_after(&setup, &resumed, 15, Signal::KILL), None);
+    assert_eq!(stop_after(&setup, &resumed, 12, Signal::INT), Some(130));
+    complete(&setup, &resumed);
+    compare(&setup, &whole, &resumed);
+    assert!(metrics(&resumed).interrupted_and_resumed && !metrics(&whole).interrupted_and_resumed);
+    let left = std::fs::read_dir(resumed.join("resume")).map_or(0, Iterator::count);
+    assert_eq!(left, 0, "the checkpoint is cleared on success");
+}
+
+#[test]
+fn full_mode_resumes_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let more =
+        vec!["model", "mode=full", "batch=4", "accumulation=1", "epochs=8", "checkpoint_every=5", "lr=1e-3"];
+    let setup = setup(dir.path(), more);
+    let (whole, resumed) = (dir.path().join("whole"), dir.path().join("resumed"));
+    complete(&setup, &whole);
+    assert_eq!(stop_after(&setup, &resumed, 12, Signal::KILL), None);
+    complete(&setup, &resumed);
+    compare(&setup, &whole, &resumed);
+}
+
+#[test]
+fn a_checkpoint_of_other_parameters_is_ignored_with_a_warning() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = setup(dir.path(), LORA.to_vec());
+    let out = dir.path().join("out");
+    assert_eq!(stop_after(&first, &out, 9, Signal::TERM), Some(130));
+    let mut more = LORA.to_vec();
+    more.retain(|m| !m.starts_with("lr=") && !m.starts_with("epochs="));
+    more.extend(["lr=1e-3", "epochs=1"]);
+    let other = Setup { tokens: first.tokens.clone(), more };
+    let output = program(&other.args(&out)).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stderr(&output).contains("other parameters"), "{}", stderr(&output));
+    let fresh = dir.path().join("fresh");
+    complete(&other, &fresh);
+    compare(&other, &fresh, &out);
+}
