@@ -10,6 +10,9 @@ pub enum BackendError {
     /// The plan is not one that this backend can run; a mistake of the planner.
     #[error("{op} can't run: {message}")]
     Plan { op: String, message: String },
+    /// The placement does not carry the plan.
+    #[error(transparent)]
+    Verify(#[from] crate::verify::VerifyError),
     #[error("{what}: {given} elements given, {needed} needed")]
     Size { what: String, given: usize, needed: usize },
     #[error("out of memory: {needed} bytes needed for {what}")]

@@ -7,6 +7,7 @@
 mod api;
 pub mod backend;
 mod batch;
+pub mod cost;
 pub mod cpu;
 pub mod device;
 mod error;
@@ -16,6 +17,7 @@ pub mod plan;
 mod sample;
 mod setup;
 mod train;
+pub mod verify;
 
 pub use api::*;
 pub use error::EngineError;

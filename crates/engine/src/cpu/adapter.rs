@@ -65,7 +65,7 @@ impl<'a> Dropout<'a> {
 }
 
 /// `u = x A^T`, `y += scale u B^T`; `x`: `T x in` (dropped already), `a`: `r x in`, `b`: `out x r`.
-pub(super) fn forward<R: Real>(
+pub fn forward<R: Real>(
     x: View<'_, R>,
     a: View<'_, R>,
     b: View<'_, R>,
@@ -81,14 +81,14 @@ pub(super) fn forward<R: Real>(
 
 /// Gradients of one adapter.
 #[derive(Debug)]
-pub(super) struct Grads<'a, R> {
-    pub(super) d_u: ViewMut<'a, R>,
-    pub(super) d_a: ViewMut<'a, R>,
-    pub(super) d_b: ViewMut<'a, R>,
+pub struct Grads<'a, R> {
+    pub d_u: ViewMut<'a, R>,
+    pub d_a: ViewMut<'a, R>,
+    pub d_b: ViewMut<'a, R>,
 }
 
 /// `d_u = scale d_y B`, `d_B += d_y^T (scale u)`, `d_A += d_u^T x`; `x` dropped already.
-pub(super) fn grad_params<R: Real>(
+pub fn grad_params<R: Real>(
     x: View<'_, R>,
     u: View<'_, R>,
     d_y: View<'_, R>,

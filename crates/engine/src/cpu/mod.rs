@@ -1,6 +1,6 @@
 //! The reference backend: plain functions over one arena, in float32 or, to check gradients, in float64.
 
-mod adapter;
+pub mod adapter;
 pub mod attention;
 pub mod elementwise;
 mod exec;
@@ -15,6 +15,7 @@ pub use real::Real;
 use crate::backend::{Backend, BackendError, Caps, Inputs, Slab};
 use crate::place::Placement;
 use crate::plan::{Block, Class, Dims, Mat, ModelParams, ParamId, ParamSpec, Place, Plan, Rows};
+use crate::verify::verify;
 use kernels::gemm::View;
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -128,6 +129,33 @@ impl<R: Real> Cpu<R> {
         }
     }
 
+    /// Values of a view after a run, in the type of the computation.
+    ///
+    /// # Errors
+    /// When the view is not in the arena.
+    pub fn values(&self, program: &CpuProgram, view: Mat, dims: Dims) -> Result<Vec<R>, BackendError> {
+        let buffer = program.plan.get(view.buffer);
+        let missing = || BackendError::Plan {
+            op: buffer.name.clone(),
+            message: "is not in the arena, so it can't be looked at".to_owned(),
+        };
+        let slot = program.placement.slots.get(&view.buffer).ok_or_else(missing)?;
+        let start = slot.offset / size_of::<R>();
+        let rows = dims.rows(view.rows);
+        let first = if let Rows::Chunk(index) = view.rows
+            && buffer.rows == Rows::LossRows
+        {
+            index as usize * dims.chunk
+        } else {
+            0
+        };
+        let row = |i: usize| {
+            let at = start + (first + i) * buffer.cols + view.col0;
+            self.arena[at..at + view.cols].iter().copied()
+        };
+        Ok((0..rows).flat_map(row).collect())
+    }
+
     /// One optimizer update of all trainables.
     fn update(&mut self, rule: &crate::api::AdamW, norm: f64, t: u64) {
         let mut segments = Vec::new();
@@ -160,7 +188,8 @@ impl<R: Real> Cpu<R> {
         self.store.specs.get(id.0 as usize).ok_or_else(missing)
     }
 
-    fn slab_mut(&mut self, slab: Slab) -> &mut Vec<R> {
+    /// A slab in the type of the computation.
+    pub fn slab_mut(&mut self, slab: Slab) -> &mut Vec<R> {
         match slab {
             Slab::Master => &mut self.store.master,
             Slab::Gradient => &mut self.gradient,
@@ -296,6 +325,7 @@ impl<R: Real> Backend for Cpu<R> {
     }
 
     fn compile(&mut self, plan: Plan, placement: Placement) -> Result<CpuProgram, BackendError> {
+        verify(&plan, &placement)?;
         let elements = placement.peak.div_ceil(size_of::<R>());
         if self.arena.len() < elements {
             self.arena.resize(elements, R::ZERO);
@@ -321,26 +351,7 @@ impl<R: Real> Backend for Cpu<R> {
     }
 
     fn peek(&self, program: &CpuProgram, view: Mat, dims: Dims) -> Result<Vec<f32>, BackendError> {
-        let buffer = program.plan.get(view.buffer);
-        let missing = || BackendError::Plan {
-            op: buffer.name.clone(),
-            message: "is not in the arena, so it can't be looked at".to_owned(),
-        };
-        let slot = program.placement.slots.get(&view.buffer).ok_or_else(missing)?;
-        let start = slot.offset / size_of::<R>();
-        let rows = dims.rows(view.rows);
-        let first = if let Rows::Chunk(index) = view.rows
-            && buffer.rows == Rows::LossRows
-        {
-            index as usize * dims.chunk
-        } else {
-            0
-        };
-        let row = |i: usize| {
-            let at = start + (first + i) * buffer.cols + view.col0;
-            self.arena[at..at + view.cols].iter().map(|value| value.to_f32())
-        };
-        Ok((0..rows).flat_map(row).collect())
+        Ok(self.values(program, view, dims)?.into_iter().map(Real::to_f32).collect())
     }
 
     fn submit_until(&mut self, program: &CpuProgram, inputs: Inputs, ops: usize) -> Result<(), BackendError> {

@@ -3,27 +3,30 @@
 #![allow(dead_code, reason = "each test program uses a part")]
 
 use engine::{AdamW, MicroBatch, Mode, Precision, SavePolicy, Sequence, TrainOptions, Trainer};
-use model::adapter::Adapter;
+use model::Tensor;
+use model::adapter::{Adapter, LoraConfig};
 use model::config::Config;
+use model::names;
+use model::philox::{Purpose, Stream};
 use model::weights::Weights;
 use safetensors::SafeTensors;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-pub const CASES: [&str; 2] = ["qwen2-tiny", "qwen2-gqa7"];
+pub(crate) const CASES: [&str; 2] = ["qwen2-tiny", "qwen2-gqa7"];
 
 /// A golden case: model, adapter and what the reference implementation computes with them.
-pub struct Golden {
-    pub dir: PathBuf,
-    pub config: Config,
-    pub weights: Weights,
-    pub adapter: Adapter,
-    pub floats: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
-    pub ints: BTreeMap<String, (Vec<usize>, Vec<i64>)>,
-    pub reference: serde_json::Value,
+pub(crate) struct Golden {
+    pub(crate) dir: PathBuf,
+    pub(crate) config: Config,
+    pub(crate) weights: Weights,
+    pub(crate) adapter: Adapter,
+    pub(crate) floats: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
+    pub(crate) ints: BTreeMap<String, (Vec<usize>, Vec<i64>)>,
+    pub(crate) reference: serde_json::Value,
 }
 
-pub fn golden(case: &str) -> Golden {
+pub(crate) fn golden(case: &str) -> Golden {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/golden").join(case);
     let config = Config::from_dir(&dir.join("model")).unwrap();
     let weights = Weights::load(&dir.join("model"), &config).unwrap();
@@ -51,7 +54,7 @@ pub fn golden(case: &str) -> Golden {
 
 impl Golden {
     /// The sequences of a right-padded batch, without their padding; `prefix` is empty or `micro.N.`.
-    pub fn batch(&self, prefix: &str) -> MicroBatch {
+    pub(crate) fn batch(&self, prefix: &str) -> MicroBatch {
         let (shape, ids) = &self.ints[&format!("{prefix}input_ids")];
         let (_, labels) = &self.ints[&format!("{prefix}labels")];
         let (_, mask) = &self.ints[&format!("{prefix}attention_mask")];
@@ -71,13 +74,13 @@ impl Golden {
         MicroBatch { sequences }
     }
 
-    pub fn trainer(&self, options: TrainOptions) -> Trainer {
+    pub(crate) fn trainer(&self, options: TrainOptions) -> Trainer {
         let adapter = (options.mode != Mode::Full).then_some(&self.adapter);
         Trainer::new(&self.config, &self.weights, adapter, options).unwrap()
     }
 }
 
-pub fn options() -> TrainOptions {
+pub(crate) fn options() -> TrainOptions {
     TrainOptions {
         mode: Mode::Lora,
         dropout: 0.0,
@@ -89,12 +92,12 @@ pub fn options() -> TrainOptions {
     }
 }
 
-pub fn adamw() -> AdamW {
+pub(crate) fn adamw() -> AdamW {
     AdamW { lr: 2e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, clip: 1.0 }
 }
 
 /// `|a - b| / |b|` in the Frobenius norm.
-pub fn frobenius(a: &[f32], b: &[f32]) -> f64 {
+pub(crate) fn frobenius(a: &[f32], b: &[f32]) -> f64 {
     assert_eq!(a.len(), b.len());
     let square = |x: f64| x * x;
     let difference: f64 = a.iter().zip(b).map(|(&a, &b)| square(f64::from(a) - f64::from(b))).sum();
@@ -103,9 +106,84 @@ pub fn frobenius(a: &[f32], b: &[f32]) -> f64 {
 }
 
 /// `max |a - b| / max |b|`.
-pub fn max_relative(a: &[f32], b: &[f32]) -> f64 {
+pub(crate) fn max_relative(a: &[f32], b: &[f32]) -> f64 {
     assert_eq!(a.len(), b.len());
     let difference = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0f32, f32::max);
     assert!(!a.iter().any(|x| x.is_nan()));
     f64::from(difference) / f64::from(b.iter().fold(0.0f32, |most, b| most.max(b.abs())))
+}
+
+/// A small model with every feature: grouped heads, biases, two layers.
+pub(crate) fn tiny_config() -> Config {
+    Config {
+        hidden_size: 24,
+        intermediate_size: 40,
+        num_hidden_layers: 2,
+        num_attention_heads: 6,
+        num_key_value_heads: 2,
+        vocab_size: 50,
+        max_position_embeddings: 512,
+        rope_theta: 100.0,
+        rms_norm_eps: 1e-6,
+        tie_word_embeddings: true,
+    }
+}
+
+/// Numbers of a normal distribution.
+pub(crate) fn normal(n: usize, seed: u64) -> Vec<f32> {
+    let stream = Stream::new(seed, Purpose::Weights, [77, 0, 0]);
+    (0..n.div_ceil(4) as u64).flat_map(|block| stream.normal_block(block)).take(n).collect()
+}
+
+/// Random weights, biases and norms included.
+pub(crate) fn random_model(config: &Config, seed: u64) -> Weights {
+    let tensors = names::expected(config).into_iter().enumerate().map(|(i, (name, shape))| {
+        let n = shape.iter().product();
+        let fan_in = *shape.last().unwrap() as f32;
+        let values: Vec<f32> = normal(n, seed * 1000 + i as u64)
+            .into_iter()
+            .map(|x| match () {
+                () if name.contains("norm") => 1.0 + 0.2 * x,
+                () if name.contains("bias") => 0.3 * x,
+                () => x / fan_in.sqrt(),
+            })
+            .collect();
+        (name, Tensor::from_f32(shape, &values).unwrap())
+    });
+    Weights::from_tensors(tensors.collect(), config).unwrap()
+}
+
+/// An adapter on all projections whose B is not zero.
+pub(crate) fn random_adapter(config: &Config, rank: usize, alpha: f64, seed: u64) -> Adapter {
+    let lora = LoraConfig { r: rank, alpha, dropout: 0.0, ..LoraConfig::default() };
+    let mut adapter = Adapter::init(config, &lora, seed);
+    for (i, (name, tensor)) in adapter.tensors.iter_mut().enumerate() {
+        let scale = if name.contains("lora_B") { 0.1 } else { 0.3 };
+        let values: Vec<f32> =
+            normal(tensor.len(), seed * 777 + i as u64).into_iter().map(|x| x * scale).collect();
+        *tensor = Tensor::from_f32(tensor.shape().to_vec(), &values).unwrap();
+    }
+    adapter
+}
+
+/// A sequence of pseudo-random tokens; the first `prompt` carry no loss.
+pub(crate) fn sequence(config: &Config, sample_id: u64, len: usize, prompt: usize) -> Sequence {
+    let stream = Stream::new(sample_id, Purpose::Shuffle, [9, 9, 9]);
+    let ids: Vec<u32> = (0..len as u64).map(|i| stream.below(i, config.vocab_size as u64) as u32).collect();
+    let labels = ids.iter().enumerate().map(|(i, &id)| if i < prompt { -100 } else { id as i32 }).collect();
+    Sequence { sample_id, input_ids: ids, labels }
+}
+
+/// A tiny model with its adapter and a trainer on it.
+pub(crate) fn tiny_trainer(options: TrainOptions) -> Trainer {
+    let config = tiny_config();
+    let adapter = random_adapter(&config, 4, 8.0, 5);
+    let adapter = (options.mode != Mode::Full).then_some(&adapter);
+    Trainer::new(&config, &random_model(&config, 3), adapter, options).unwrap()
+}
+
+pub(crate) fn tiny_micro(sequences: &[(u64, usize, usize)]) -> MicroBatch {
+    let config = tiny_config();
+    let sequences = sequences.iter().map(|&(id, len, prompt)| sequence(&config, id, len, prompt)).collect();
+    MicroBatch { sequences }
 }
