@@ -1,1 +1,5 @@
-fn main() {}
+//! The program `compile-check`: see the README beside it.
+
+fn main() -> std::process::ExitCode {
+    stage_kit::main::<compile_check::CompileCheck>()
+}

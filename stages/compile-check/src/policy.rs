@@ -1,0 +1,187 @@
+//! What generated tests may not contain. Pure.
+//!
+//! Hygiene, not a boundary: a macro can put a forbidden path together from pieces, and then the sandbox holds it. What
+//! this keeps out is code whose verdict would depend on the machine (files, processes, the network, variables at compile
+//! time) or that reaches past the language (linking, inline assembly).
+
+use proc_macro2::{Delimiter, TokenStream, TokenTree};
+
+const MACROS: [&str; 8] =
+    ["include", "include_str", "include_bytes", "env", "option_env", "asm", "global_asm", "naked_asm"];
+const STD_MODULES: [&str; 4] = ["fs", "net", "process", "os"];
+const TOKIO_MODULES: [&str; 4] = ["fs", "net", "process", "signal"];
+const ATTRIBUTES: [&str; 10] = [
+    "path",
+    "link",
+    "link_name",
+    "link_section",
+    "link_ordinal",
+    "no_mangle",
+    "export_name",
+    "used",
+    "global_allocator",
+    "naked",
+];
+/// Names of the code that the harness puts beside the tests.
+const OWN_PREFIX: &str = "__testforge";
+
+/// The first thing in the tests that is not allowed, with the reason; `None` also for text that is not Rust at all.
+pub fn refusal(tests: &str) -> Option<String> {
+    let tokens: TokenStream = tests.parse().ok()?;
+    in_stream(tokens)
+}
+
+fn in_stream(stream: TokenStream) -> Option<String> {
+    let tokens: Vec<TokenTree> = stream.into_iter().collect();
+    for (i, token) in tokens.iter().enumerate() {
+        let rest = &tokens[i..];
+        let found = match token {
+            TokenTree::Ident(ident) => ident_reason(&ident.to_string(), rest),
+            TokenTree::Punct(punct) if punct.as_char() == '#' => attribute_reason(&rest[1..]),
+            TokenTree::Group(group) => in_stream(group.stream()),
+            _ => None,
+        };
+        if found.is_some() {
+            return found;
+        }
+    }
+    None
+}
+
+fn ident_reason(name: &str, rest: &[TokenTree]) -> Option<String> {
+    let bare = name.strip_prefix("r#").unwrap_or(name);
+    if bare.starts_with(OWN_PREFIX) {
+        return Some(format!("`{bare}`: a name of the harness itself"));
+    }
+    let is_call = is_punct(rest.get(1), '!') && matches!(rest.get(2), Some(TokenTree::Group(_)));
+    if is_call && MACROS.contains(&bare) {
+        let reason = match bare {
+            "env" | "option_env" => "depends on the environment of the compiler",
+            "include" | "include_str" | "include_bytes" => "reads a file",
+            _ => "inline assembly",
+        };
+        return Some(format!("`{bare}!`: {reason}"));
+    }
+    match bare {
+        "std" | "tokio" => {
+            let modules: &[&str] = if bare == "std" { &STD_MODULES } else { &TOKIO_MODULES };
+            if matches!(rest.get(1), Some(TokenTree::Ident(word)) if word == "as") {
+                return Some(format!("`{bare}` under another name"));
+            }
+            let module = forbidden_after(&rest[1..], modules)?;
+            Some(format!("`{bare}::{module}`: files, processes and the network are out of bounds"))
+        }
+        "extern" => match rest.get(1) {
+            Some(TokenTree::Literal(_)) => Some("`extern`: foreign functions".to_owned()),
+            Some(TokenTree::Group(group)) if group.delimiter() == Delimiter::Brace => {
+                Some("`extern`: foreign functions".to_owned())
+            }
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// The module of the list that a path goes on to: `::fs`, `::{fs, io}`, `::{self as s, fs::File}`.
+fn forbidden_after(rest: &[TokenTree], modules: &[&str]) -> Option<String> {
+    if !(is_punct(rest.first(), ':') && is_punct(rest.get(1), ':')) {
+        return None;
+    }
+    match rest.get(2)? {
+        TokenTree::Ident(ident) => Some(plain(ident)).filter(|name| modules.contains(&name.as_str())),
+        TokenTree::Group(group) => {
+            let tokens: Vec<TokenTree> = group.stream().into_iter().collect();
+            let mut parts = tokens.split(|token| is_punct(Some(token), ','));
+            parts.find_map(|part| match part.first()? {
+                TokenTree::Ident(ident) => Some(plain(ident)).filter(|name| modules.contains(&name.as_str())),
+                _ => None,
+            })
+        }
+        _ => None,
+    }
+}
+
+/// `#[...]`, `#![...]`, with whatever is nested inside (`cfg_attr`, `unsafe(...)`).
+fn attribute_reason(rest: &[TokenTree]) -> Option<String> {
+    let at = usize::from(is_punct(rest.first(), '!'));
+    let TokenTree::Group(group) = rest.get(at)? else { return None };
+    if group.delimiter() != Delimiter::Bracket {
+        return None;
+    }
+    let name = attribute_name(group.stream())?;
+    Some(format!("`#[{name}]`: reaches past the language"))
+}
+
+fn attribute_name(stream: TokenStream) -> Option<String> {
+    let tokens: Vec<TokenTree> = stream.into_iter().collect();
+    tokens.iter().enumerate().find_map(|(i, token)| match token {
+        TokenTree::Ident(ident) => {
+            let name = plain(ident);
+            // As a word among others `path` is harmless; as a setting it reads another file.
+            let counts = name != "path" || is_punct(tokens.get(i + 1), '=');
+            Some(name).filter(|name| counts && ATTRIBUTES.contains(&name.as_str()))
+        }
+        TokenTree::Group(group) => attribute_name(group.stream()),
+        _ => None,
+    })
+}
+
+fn plain(ident: &proc_macro2::Ident) -> String {
+    let name = ident.to_string();
+    name.strip_prefix("r#").map(str::to_owned).unwrap_or(name)
+}
+
+fn is_punct(token: Option<&TokenTree>, wanted: char) -> bool {
+    matches!(token, Some(TokenTree::Punct(punct)) if punct.as_char() == wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_reaches_outside_is_refused() {
+        for code in [
+            "const X: &str = include_str!(\"/etc/passwd\");",
+            "#[test] fn t() { let x = std::env!(\"HOME\"); }",
+            "#[test] fn t() { assert!(option_env!(\"CI\").is_none()); }",
+            "#[test] fn t() { ::std::process::exit(0); }",
+            "use std::process;",
+            "use std::{collections::HashMap, fs};",
+            "use std::{fs::File, io::Read};",
+            "use std as s;",
+            "use std::os::fd::FromRawFd;",
+            "use tokio::net::TcpStream;",
+            "extern \"C\" { fn exit(code: i32) -> !; }",
+            "unsafe extern { fn exit(code: i32) -> !; }",
+            "unsafe extern \"C\" { fn exit(code: i32) -> !; }",
+            "#[path = \"/etc/passwd\"] mod x;",
+            "#[cfg_attr(test, path = \"x.rs\")] mod x;",
+            "#[link(name = \"c\")] extern \"C\" {}",
+            "#[unsafe(link_section = \".init_array\")] static X: u8 = 0;",
+            "#[no_mangle] fn main() {}",
+            "macro_rules! m { () => { std::process::abort() } }",
+            "#[test] fn t() { unsafe { core::arch::asm!(\"nop\") } }",
+            "#[test] fn t() { crate::__testforge::out_of_fuel(); }",
+        ] {
+            assert!(refusal(code).is_some(), "{code}");
+        }
+    }
+
+    #[test]
+    fn ordinary_tests_are_not() {
+        for code in [
+            "use super::*; use std::collections::HashMap; #[test] fn t() { assert_eq!(f(1), 2); }",
+            "#[test] fn t() { let process = 1; let fs = process; assert_eq!(fs, 1); }",
+            "#[test] fn t() { unsafe { assert_eq!(f(&1), 1) } }",
+            "#[test] #[should_panic(expected = \"path\")] fn t() { env(); }",
+            "/// Of a #[path].\n#[test] fn t() { assert_eq!(include(1), 1); }",
+            "use std::{io, path::Path}; #[tokio::test] async fn t() { tokio::time::pause(); }",
+            "#[test] fn t() { let env = 1; assert!(env != 2); }",
+            "not rust at all \"",
+            "",
+        ] {
+            assert_eq!(refusal(code), None, "{code}");
+        }
+    }
+}
