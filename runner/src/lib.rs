@@ -5,5 +5,12 @@
 //! [`experiment`] (the folder of a run), [`report`] (what a person or a program sees), [`cli`].
 
 pub mod cache;
+pub mod cli;
 pub mod config;
+pub mod doctor;
+pub mod error;
+pub mod exec;
+pub mod experiment;
 pub mod plan;
+pub mod report;
+pub mod resolve;

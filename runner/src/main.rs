@@ -1,1 +1,5 @@
-fn main() {}
+//! The `runner` program.
+
+fn main() -> std::process::ExitCode {
+    runner::cli::main(std::env::args_os()).into()
+}

@@ -70,12 +70,24 @@ impl Store {
     /// # Errors
     /// Names what can't be read.
     pub fn digest_input(&self, path: &Path) -> Result<Entry> {
-        self.digest_at(path, &mut Vec::new())
+        self.digest_at(path, true, &mut Vec::new())
     }
 
-    fn digest_at(&self, path: &Path, above: &mut Vec<(u64, u64)>) -> Result<Entry> {
+    /// Digest of an output as it lies in a folder, comparable with what was stored: links count as links.
+    ///
+    /// # Errors
+    /// Names what can't be read.
+    pub fn digest_output(&self, path: &Path) -> Result<Entry> {
+        self.digest_at(path, false, &mut Vec::new())
+    }
+
+    fn digest_at(&self, path: &Path, follow: bool, above: &mut Vec<(u64, u64)>) -> Result<Entry> {
         use std::os::unix::fs::MetadataExt;
-        let meta = fs::metadata(path).map_err(|e| CacheError::io("read", path, e))?;
+        let meta = if follow { fs::metadata(path) } else { fs::symlink_metadata(path) };
+        let meta = meta.map_err(|e| CacheError::io("read", path, e))?;
+        if meta.is_symlink() {
+            return link(path, above.len());
+        }
         if meta.is_file() {
             let digest = self.hash_file(path, &meta)?;
             return Ok(Entry::File { digest, size: meta.len(), executable: is_executable(&meta) });
@@ -96,7 +108,7 @@ impl Store {
         above.push(id);
         let mut tree = Tree::default();
         for name in names(path)? {
-            let entry = self.digest_at(&path.join(&name), above)?;
+            let entry = self.digest_at(&path.join(&name), follow, above)?;
             tree.entries.insert(name, entry);
         }
         above.pop();

@@ -10,13 +10,13 @@ use toml::de::{DeTable, DeValue};
 pub type Span = Option<Range<usize>>;
 
 #[derive(Debug, Clone)]
-pub struct Node {
-    pub span: Span,
-    pub kind: Kind,
+pub(crate) struct Node {
+    pub(crate) span: Span,
+    pub(crate) kind: Kind,
 }
 
 #[derive(Debug, Clone)]
-pub enum Kind {
+pub(crate) enum Kind {
     Text(String),
     Integer(i64),
     /// Outside the range of `i64`, as written.
@@ -30,19 +30,19 @@ pub enum Kind {
 
 /// A key's place and its value.
 #[derive(Debug, Clone)]
-pub struct Entry {
-    pub key_span: Span,
-    pub node: Node,
+pub(crate) struct Entry {
+    pub(crate) key_span: Span,
+    pub(crate) node: Node,
 }
 
-pub type Table = BTreeMap<String, Entry>;
+pub(crate) type Table = BTreeMap<String, Entry>;
 
 impl Node {
-    pub fn text(text: impl Into<String>) -> Self {
+    pub(crate) fn text(text: impl Into<String>) -> Self {
         Self { span: None, kind: Kind::Text(text.into()) }
     }
 
-    pub fn type_name(&self) -> &'static str {
+    pub(crate) fn type_name(&self) -> &'static str {
         match self.kind {
             Kind::Text(_) => "a string",
             Kind::Integer(_) | Kind::HugeInteger(_) => "an integer",
@@ -58,7 +58,7 @@ impl Node {
     ///
     /// # Errors
     /// The place and the reason, where JSON has no such value.
-    pub fn to_json(&self) -> Result<Value, (Span, String)> {
+    pub(crate) fn to_json(&self) -> Result<Value, (Span, String)> {
         Ok(match &self.kind {
             Kind::Text(text) | Kind::Datetime(text) => Value::String(text.clone()),
             Kind::Integer(n) => Value::from(*n),

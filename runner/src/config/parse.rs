@@ -12,7 +12,7 @@ use super::refs::parse_output_file;
 use super::stage::{STAGE_KEYS, stage};
 use super::{ConfigErrors, InputRef, Instance, Located, OutputFile, OutputRef, Pipeline, StageConfig};
 
-pub const SCHEMA: u64 = 1;
+const SCHEMA: u64 = 1;
 const TOP_KEYS: [&str; 8] =
     ["schema", "gate", "enforce_gate", "defaults", "build", "view", "stage", "profile"];
 const PROFILE_KEYS: [&str; 6] = ["gate", "enforce_gate", "seed", "view", "remove", "stage"];

@@ -83,7 +83,7 @@ pub fn is_name(text: &str) -> bool {
 ///
 /// # Errors
 /// A sentence that says how it is written.
-pub fn parse_output_file(text: &str) -> Result<(OutputRef, String), String> {
+pub(crate) fn parse_output_file(text: &str) -> Result<(OutputRef, String), String> {
     let wrong = || format!("`{text}` is not `STAGE.OUTPUT/FILE`");
     let bracket = text.rfind(']').unwrap_or(0);
     let slash = text[bracket..].find('/').map(|i| i + bracket).ok_or_else(wrong)?;
@@ -99,7 +99,7 @@ pub fn parse_output_file(text: &str) -> Result<(OutputRef, String), String> {
 ///
 /// # Errors
 /// A sentence that says how a duration is written.
-pub fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("`{text}` is not a duration like \"2h\", \"1h30m\", \"90s\" or \"500ms\"");
     let mut rest = text.trim();
     if rest.is_empty() {

@@ -5,5 +5,5 @@ mod key;
 mod why;
 
 pub use graph::{Graph, GraphError, Node, Selection, Source};
-pub use key::{KeyComponents, OutputDecl};
+pub use key::{KEY_SCHEMA, KeyComponents, OutputDecl};
 pub use why::{Difference, differences, nearest};

@@ -1,0 +1,225 @@
+//! The command line.
+
+mod inspect;
+mod run;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use record::exit::ExitCode;
+use serde_json::json;
+
+use crate::config::SetParam;
+use crate::error::RunnerError;
+
+/// Runs pipelines of stage programs; what is unchanged comes from the cache.
+#[derive(Debug, Parser)]
+#[command(name = "runner", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the pipeline: cached stages are served, the others execute
+    Run(RunArgs),
+    /// Show for every stage whether it would hit or run, and why; runs nothing
+    Plan(PlanArgs),
+    /// Explain one stage: its key and every difference to its nearest earlier run
+    Why {
+        /// Name of a stage or of one instance
+        stage: String,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Show the state of the latest (or the named) experiment
+    Status {
+        #[command(flatten)]
+        common: Common,
+        /// Experiment to show [default: the latest]
+        #[arg(long, value_name = "ID")]
+        experiment: Option<String>,
+    },
+    /// Print the stages and what they take from each other
+    Graph {
+        #[command(flatten)]
+        common: Common,
+        #[arg(long, value_enum, default_value = "text")]
+        format: GraphFormat,
+    },
+    /// Print the log of a stage's last attempt
+    Log {
+        stage: String,
+        #[command(flatten)]
+        common: Common,
+        /// Experiment to look in [default: the latest]
+        #[arg(long, value_name = "ID")]
+        experiment: Option<String>,
+    },
+    /// Say what this machine has and lacks
+    Doctor {
+        #[arg(long, value_enum, default_value = "human")]
+        format: Format,
+    },
+    /// The reproducibility lock of an experiment
+    Lock {
+        #[command(subcommand)]
+        command: LockCommand,
+    },
+    #[command(name = "guard-stages", hide = true)]
+    Guard,
+}
+
+#[derive(Debug, Subcommand)]
+enum LockCommand {
+    /// Recompute the lock and name every field that differs; exit code 5 when one does
+    Verify {
+        #[command(flatten)]
+        common: Common,
+        /// Experiment to verify [default: the latest]
+        #[arg(long, value_name = "ID")]
+        experiment: Option<String>,
+        #[arg(long, value_enum, default_value = "human")]
+        format: Format,
+    },
+}
+
+#[derive(Debug, Clone, Args)]
+struct Common {
+    /// The pipeline file
+    #[arg(default_value = "pipeline.toml")]
+    pipeline: PathBuf,
+    /// Lay [profile.NAME] over the pipeline
+    #[arg(long, value_name = "NAME")]
+    profile: Option<String>,
+    /// Set a parameter; may be repeated
+    #[arg(long, value_name = "STAGE.PARAM=VALUE")]
+    set: Vec<SetParam>,
+}
+
+#[derive(Debug, Clone, Args)]
+struct SelectArgs {
+    /// Only this stage; what it needs must be cached. May be repeated
+    #[arg(long, value_name = "STAGE", conflicts_with_all = ["from", "until"])]
+    only: Vec<String>,
+    /// This stage and everything after it
+    #[arg(long, value_name = "STAGE")]
+    from: Option<String>,
+    /// This stage and everything it needs
+    #[arg(long, value_name = "STAGE")]
+    until: Option<String>,
+    /// Execute this stage even if it is cached; may be repeated
+    #[arg(long, value_name = "STAGE")]
+    force: Vec<String>,
+}
+
+#[derive(Debug, Clone, Args)]
+struct PlanArgs {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    select: SelectArgs,
+    #[arg(long, value_enum, default_value = "human")]
+    format: Format,
+}
+
+#[derive(Debug, Clone, Args)]
+struct RunArgs {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    select: SelectArgs,
+    /// Run at most N stages at once [default: as resources allow]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    jobs: Option<u32>,
+    /// After a failure, go on with stages that don't need the failed one
+    #[arg(long)]
+    keep_going: bool,
+    /// Fail (exit code 5) instead of executing anything
+    #[arg(long)]
+    require_cached: bool,
+    /// Skip the pipeline's [build] command; programs older than their sources are refused
+    #[arg(long)]
+    no_build: bool,
+    /// Name of the experiment's folder [default: PROFILE-NNN]
+    #[arg(long, value_name = "ID")]
+    experiment: Option<String>,
+    #[arg(long, value_enum, default_value = "human")]
+    format: Format,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Human,
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum GraphFormat {
+    Text,
+    Dot,
+}
+
+/// The whole program.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(e) => {
+            let _ = e.print();
+            return if e.use_stderr() { ExitCode::Usage } else { ExitCode::Ok };
+        }
+    };
+    let _ = miette::set_hook(Box::new(|_| {
+        Box::new(miette::MietteHandlerOpts::new().wrap_lines(false).break_words(false).build())
+    }));
+    let format = cli.command.format();
+    let result = match cli.command {
+        Command::Run(args) => run::run(&args),
+        Command::Plan(args) => inspect::plan(&args),
+        Command::Why { stage, common } => inspect::why(&stage, &common),
+        Command::Status { common, experiment } => inspect::status(&common, experiment.as_deref()),
+        Command::Graph { common, format } => inspect::graph(&common, format),
+        Command::Log { stage, common, experiment } => inspect::log(&stage, &common, experiment.as_deref()),
+        Command::Doctor { format } => inspect::doctor(format),
+        Command::Lock { command: LockCommand::Verify { common, experiment, format } } => {
+            inspect::verify_lock(&common, experiment.as_deref(), format)
+        }
+        Command::Guard => Ok(crate::exec::guard_main()),
+    };
+    result.unwrap_or_else(|error| show_error(error, format))
+}
+
+impl Command {
+    fn format(&self) -> Format {
+        match self {
+            Self::Run(args) => args.format,
+            Self::Plan(args) => args.format,
+            Self::Doctor { format } | Self::Lock { command: LockCommand::Verify { format, .. } } => *format,
+            _ => Format::Human,
+        }
+    }
+}
+
+fn show_error(error: RunnerError, format: Format) -> ExitCode {
+    let code = error.code();
+    if format == Format::Json {
+        let faults: Vec<_> = error
+            .messages()
+            .into_iter()
+            .map(|(message, next)| json!({"message": message, "next": next}))
+            .collect();
+        print_line(&json!({"event": "error", "exit_code": code as u8, "faults": faults}).to_string());
+    }
+    for report in error.into_reports() {
+        let _ = writeln!(std::io::stderr().lock(), "{report:?}");
+    }
+    code
+}
+
+/// A line on standard output. A closed pipe ends nothing.
+fn print_line(text: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
+}

@@ -1,0 +1,207 @@
+//! The world's part of a key: programs, code, tools, environment and file inputs, read once per command.
+
+mod assess;
+mod describe;
+mod files;
+mod fresh;
+mod program;
+mod tools;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+pub use assess::{Assessment, Outlook};
+pub use fresh::{Stale, stale};
+pub use program::Surroundings;
+pub(crate) use program::script;
+pub(crate) use tools::version as tool_version;
+
+use crate::cache::{Entry, Store};
+use crate::config::{self, ConfigError, Pipeline, StageConfig};
+use crate::error::{Result, RunnerError};
+use crate::plan::{Graph, GraphError, KeyComponents, Node, OutputDecl};
+
+/// A stage with everything about it that doesn't depend on other stages.
+#[derive(Debug, Clone)]
+pub struct ResolvedStage {
+    /// `None`: no such program is there (yet).
+    pub program: Option<PathBuf>,
+    /// The arguments as the key holds them.
+    pub argv: Vec<String>,
+    pub code: BTreeMap<String, String>,
+    pub env: BTreeMap<String, Option<String>>,
+    pub tools: BTreeMap<String, String>,
+    pub volatile: BTreeSet<String>,
+    pub warnings: Vec<String>,
+    /// The program is older than its sources.
+    pub stale: Option<Stale>,
+}
+
+/// A pipeline in its surroundings.
+#[derive(Debug)]
+pub struct Workspace {
+    pub pipeline: Pipeline,
+    pub graph: Graph,
+    pub store: Store,
+    pub surroundings: Surroundings,
+    pub stages: BTreeMap<String, ResolvedStage>,
+    /// Path as the pipeline writes it -> content.
+    pub files: BTreeMap<String, Entry>,
+}
+
+impl Workspace {
+    /// Resolves every stage. With `describe`, stages of protocol 2 are asked what they are and checked against it.
+    ///
+    /// # Errors
+    /// Everything that can be known to be wrong before anything runs.
+    pub fn open(mut pipeline: Pipeline, surroundings: Surroundings) -> Result<Self> {
+        Graph::new(&pipeline).map_err(|e| graph_error(&pipeline, e))?;
+        let store = Store::open(&surroundings.cache_dir)?;
+        let mut errors = Vec::new();
+        let mut stages = BTreeMap::new();
+        let names: Vec<String> = pipeline.stages.keys().cloned().collect();
+        for name in names {
+            let mut stage = pipeline.stages[&name].clone();
+            match resolve_stage(&pipeline, &store, &surroundings, &mut stage) {
+                Ok(resolved) => {
+                    stages.insert(name.clone(), resolved);
+                }
+                Err(faults) => errors.extend(faults),
+            }
+            pipeline.stages.insert(name, stage);
+        }
+        let files = files::digest_inputs(&pipeline, &store, &mut errors);
+        if !errors.is_empty() {
+            store.save();
+            return Err(RunnerError::Config(errors));
+        }
+        let graph = Graph::new(&pipeline).map_err(|e| graph_error(&pipeline, e))?;
+        Ok(Self { pipeline, graph, store, surroundings, stages, files })
+    }
+
+    pub fn stage(&self, node: &Node) -> (&StageConfig, &ResolvedStage) {
+        (&self.pipeline.stages[&node.stage], &self.stages[&node.stage])
+    }
+
+    /// The key components of a node whose inputs are known by these digests.
+    pub fn components(&self, node: &Node, inputs: BTreeMap<String, String>) -> KeyComponents {
+        let (stage, resolved) = self.stage(node);
+        let decl =
+            |name: &String| OutputDecl { name: name.clone(), volatile: resolved.volatile.contains(name) };
+        KeyComponents {
+            schema: crate::plan::KEY_SCHEMA,
+            protocol: record::protocol::PROTOCOL,
+            argv: resolved.argv.clone(),
+            code: resolved.code.clone(),
+            inputs,
+            params: node.params.clone(),
+            env: resolved.env.clone(),
+            tools: resolved.tools.clone(),
+            platform: stage.platform.clone(),
+            repeats: node.repeats.clone(),
+            outputs: stage.outputs.keys().map(decl).collect(),
+            seed: stage.seed.unwrap_or(self.pipeline.seed),
+        }
+    }
+}
+
+pub(crate) fn graph_error(pipeline: &Pipeline, error: GraphError) -> RunnerError {
+    let message = error.to_string();
+    let (span, help) = match error {
+        GraphError::Cycle { span, .. } => (span, "take one of these inputs from somewhere else".to_owned()),
+        GraphError::NoInstance { wanted, known, span, .. } => {
+            (span, config::suggestion(&wanted, known.iter().map(String::as_str)))
+        }
+        GraphError::NoStage { wanted, known } => {
+            (None, config::suggestion(&wanted, known.iter().map(String::as_str)))
+        }
+    };
+    ConfigError::at(&pipeline.source, &span, message).help(help).into()
+}
+
+fn resolve_stage(
+    pipeline: &Pipeline,
+    store: &Store,
+    surroundings: &Surroundings,
+    stage: &mut StageConfig,
+) -> std::result::Result<ResolvedStage, Vec<ConfigError>> {
+    let mut resolved = program::resolve(pipeline, store, surroundings, stage)?;
+    let environment = surroundings.stage_environment(stage, false);
+    for tool in &stage.tools {
+        match tools::version(store, &pipeline.dir, tool, &environment) {
+            Ok(version) => drop(resolved.tools.insert(tool.clone(), version)),
+            Err(reason) => {
+                let message = format!("stage `{}`: the tool `{tool}`: {reason}", stage.name);
+                let help = "install it, or remove it from `tools`";
+                return Err(vec![ConfigError::at(&pipeline.source, &stage.span, message).help(help)]);
+            }
+        }
+    }
+    if stage.protocol == 2 && resolved.program.is_some() {
+        let description = describe::describe(pipeline, store, stage, &resolved, &environment)?;
+        let mut errors = config::check_ports(pipeline, stage, &description);
+        errors.extend(config::check_params(&pipeline.source, stage, &description));
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let volatile =
+            description.outputs.iter().filter(|p| p.volatile && stage.outputs.contains_key(&p.name));
+        resolved.volatile.extend(volatile.map(|p| p.name.clone()));
+    }
+    Ok(resolved)
+}
+
+/// Runs a short command and returns what it printed on standard output.
+pub(crate) fn capture(
+    program: &Path,
+    arguments: &[OsString],
+    dir: &Path,
+    environment: &[(OsString, OsString)],
+    limit: Duration,
+) -> std::result::Result<String, String> {
+    use std::io::Read;
+    use std::process::{Command, Stdio};
+
+    let mut child = Command::new(program)
+        .args(arguments)
+        .current_dir(dir)
+        .env_clear()
+        .envs(environment.iter().map(|(k, v)| (k, v)))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|e| format!("can't run {}: {e}", program.display()))?;
+    let read = |pipe: Option<Box<dyn Read + Send>>| {
+        std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            let _ = pipe.map(|mut p| p.read_to_end(&mut bytes));
+            bytes
+        })
+    };
+    let stdout = read(child.stdout.take().map(|p| Box::new(p) as Box<dyn Read + Send>));
+    let stderr = read(child.stderr.take().map(|p| Box::new(p) as Box<dyn Read + Send>));
+    let started = Instant::now();
+    let status = loop {
+        match child.try_wait() {
+            Ok(Some(status)) => break status,
+            Ok(None) if started.elapsed() < limit => std::thread::sleep(Duration::from_millis(1)),
+            Ok(None) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(format!("no answer within {} s", limit.as_secs()));
+            }
+            Err(e) => return Err(e.to_string()),
+        }
+    };
+    let stdout = stdout.join().unwrap_or_default();
+    let stderr = stderr.join().unwrap_or_default();
+    if !status.success() {
+        let text = String::from_utf8_lossy(&stderr);
+        let last = text.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("no message");
+        return Err(format!("{status}: {last}"));
+    }
+    String::from_utf8(stdout).map_err(|_| "the answer is not UTF-8".to_owned())
+}
