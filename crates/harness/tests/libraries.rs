@@ -2,6 +2,8 @@
 //!
 //! Builds `corpus/libs` into cargo's folder for test data (once; later runs find it there).
 
+#![expect(clippy::unwrap_used, reason = "a test stops at the first thing that goes wrong")]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,5 +1,7 @@
 //! Real compilations and real runs: verdicts come out as the tests deserve, whatever the tests do.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at the first thing that goes wrong")]
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 

@@ -1,5 +1,7 @@
 //! The stage as a whole, on samples of every kind.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at the first thing that goes wrong")]
+
 use std::fs;
 use std::path::Path;
 
