@@ -129,3 +129,14 @@ fn greedy_tokens() {
         }
     }
 }
+
+#[test]
+fn threads_do_not_change_a_bit() {
+    let golden = golden("qwen2-gqa7");
+    let run = |threads| {
+        let mut trainer = golden.trainer(TrainOptions { threads, dropout: 0.1, ..options() });
+        let outcome = trainer.step(&[golden.batch("micro.0."), golden.batch("micro.1.")], &adamw()).unwrap();
+        (outcome, trainer.state())
+    };
+    assert_eq!(run(1), run(2));
+}
