@@ -5,7 +5,7 @@ use record::report::{REPORT_SCHEMA_VERSION, Report};
 use scores::{mean, pass_at_k};
 
 use crate::checks::{self, Subject, costs};
-use crate::cohort::{Cohort, Function};
+use crate::cohort::Cohort;
 use crate::hypotheses;
 use crate::inputs::{Evaluation, Inputs};
 use crate::measures::{MEASURES, Rates};
@@ -209,24 +209,26 @@ pub(crate) fn sentence(subject: &Subject<'_>, report: &Report) -> String {
             broken.join("”, “")
         );
     }
-    let failed: Vec<&Gate> = report.gates.iter().filter(|g| g.verdict == CheckVerdict::Falsified).collect();
-    let untested = report.gates.iter().filter(|g| g.verdict == CheckVerdict::NotTested).count();
+    let named = |verdict: CheckVerdict| -> Vec<&str> {
+        report.gates.iter().filter(|g| g.verdict == verdict).map(|g| gate_name(&g.id)).collect()
+    };
+    let (failed, untested) = (named(CheckVerdict::Falsified), named(CheckVerdict::NotTested));
     let holdout = subject.tuned.holdout();
-    let passing = holdout.iter().filter(|f| Function::passes(f)).count();
+    let passing = holdout.iter().filter(|f| f.passes()).count();
     let basis = format!(
         "its first answer passes for {passing} of {} functions it has never seen, and {} of 100 points are corroborated",
         holdout.len(),
         report.score
     );
-    match (failed.is_empty(), untested) {
-        (true, 0) => format!("The model stood every gate: {basis}."),
-        (true, n) => format!(
-            "No gate is falsified, but {n} of {} could not be tested, so the model is not accepted: {basis}.",
-            report.gates.len()
+    let not_tested = untested.join(", ");
+    match (failed.is_empty(), untested.is_empty()) {
+        (true, true) => format!("The model stood every gate: {basis}."),
+        (true, false) => format!(
+            "No gate is falsified, but not every gate was tested ({not_tested}), so the model is not accepted: {basis}."
         ),
-        (false, _) => {
-            let names: Vec<&str> = failed.iter().map(|g| gate_name(&g.id)).collect();
-            format!("The model is rejected ({}): {basis}.", names.join(", "))
+        (false, true) => format!("The model is rejected ({}): {basis}.", failed.join(", ")),
+        (false, false) => {
+            format!("The model is rejected ({}; not tested: {not_tested}): {basis}.", failed.join(", "))
         }
     }
 }

@@ -11,7 +11,7 @@ const HOURS_MAX: f64 = 4.0;
 const LATENCY_MAX_S: f64 = 1.0;
 
 fn one(value: f64, unit: &str) -> Measured {
-    Measured { value, unit: unit.to_owned(), interval95: None, n: Some(1) }
+    Measured { value, unit: unit.to_owned(), interval95: None, n: None }
 }
 
 /// Peak GPU memory of the training in GiB.

@@ -32,7 +32,7 @@ fn compare_losses(first: &[StepRecord], again: &[StepRecord]) -> Finding {
     let differ = first.iter().zip(again).filter(|(a, b)| a.loss.to_bits() != b.loss.to_bits()).count();
     let measured = Measured {
         value: largest,
-        unit: "max |Δ loss|".to_owned(),
+        unit: "nats".to_owned(),
         interval95: None,
         n: Some(first.len().min(again.len()) as u64),
     };

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use record::report::{Check, CheckVerdict, Gate};
 
-use super::text::{class, esc, mark, number, spread, value};
+use super::text::{class, esc, mark, number, prose, spread, value};
 use super::{Page, charts};
 use crate::checks::{self, GROUPS};
 use crate::verdict::{gate_name, verdict_word};
@@ -153,7 +153,7 @@ fn html_check(out: &mut String, check: &Check) {
         out,
         "<tr id=\"{id}\"><td class=\"id\">{id}</td><td>{}<span class=\"detail\">{}</span>",
         esc(&check.claim),
-        esc(&check.detail),
+        prose(&check.detail),
         id = esc(&check.id)
     );
     if !check.evidence.is_empty() {
@@ -172,7 +172,7 @@ fn html_check(out: &mut String, check: &Check) {
         out,
         "</td><td class=\"num\" data-h=\"measured\">{measured}</td><td data-h=\"threshold\">{}</td>\
          <td class=\"r\" data-h=\"points\">{earned} of {}</td><td class=\"r\">{}</td></tr>",
-        esc(&check.threshold),
+        prose(&check.threshold),
         check.points,
         badge(check.verdict)
     );

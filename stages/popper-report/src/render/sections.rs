@@ -6,7 +6,7 @@ use record::report::{CheckVerdict, Comparison};
 
 use super::findings::verdict_word as test_verdict;
 use super::html::badge;
-use super::text::{compared, compared_interval, esc, number, short};
+use super::text::{compared, compared_interval, esc, number, prose, short};
 use super::{Page, charts};
 use crate::checks;
 use crate::cohort::Function;
@@ -50,7 +50,7 @@ impl Page<'_> {
             out.push_str("<h3>Most frequent errors</h3>\n");
             table(out, &heads);
             for (code, n, message) in &self.findings.errors {
-                let cells = [format!("<code>{}</code>", esc(code)), n.to_string(), esc(message)];
+                let cells = [format!("<code>{}</code>", esc(code)), n.to_string(), prose(message)];
                 row(out, &heads, &cells);
             }
             out.push_str(TABLE_END);
@@ -228,18 +228,20 @@ impl Page<'_> {
         out.push_str("<h2>Hypotheses</h2>\n");
         let heads = ["", "Statement", "Verdict"];
         table(out, &heads);
-        for h in &self.report.hypotheses {
-            let statement = if h.statement.is_empty() {
-                "<span class=\"soft\">no text</span>".to_owned()
-            } else {
-                esc(&h.statement)
-            };
+        let (with_text, without): (Vec<_>, Vec<_>) =
+            self.report.hypotheses.iter().partition(|h| !h.statement.is_empty());
+        for h in with_text {
             let cells = [
                 format!("<code>{}</code>", esc(&h.id)),
-                format!("{statement}<span class=\"detail\">{}</span>", esc(&h.detail)),
+                format!("{}<span class=\"detail\">{}</span>", esc(&h.statement), prose(&h.detail)),
                 badge(h.verdict),
             ];
             row(out, &heads, &cells);
+        }
+        if let Some(first) = without.first() {
+            let ids: Vec<String> = without.iter().map(|h| format!("<code>{}</code>", esc(&h.id))).collect();
+            let text = format!("{}<span class=\"detail\">{}</span>", ids.join(", "), prose(&first.detail));
+            row(out, &heads, &[String::new(), text, badge(first.verdict)]);
         }
         out.push_str(TABLE_END);
     }
@@ -262,7 +264,7 @@ impl Page<'_> {
                  <div><div class=\"label-s\">{what}</div><pre>{}</pre></div></div>",
                 esc(&metadata.item),
                 badge(example.verdict),
-                esc(&example.outcome),
+                prose(&example.outcome),
                 esc(stratum),
                 esc(&example.function.row.id),
                 esc(example.function.row.function_code.trim_end()),

@@ -20,6 +20,25 @@ pub(super) fn esc(text: &str) -> String {
     out
 }
 
+/// Escapes, and sets what stands between backquotes as code.
+pub(super) fn prose(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 16);
+    let parts: Vec<&str> = text.split('`').collect();
+    if parts.len().is_multiple_of(2) {
+        return esc(text);
+    }
+    for (i, part) in parts.iter().enumerate() {
+        if i % 2 == 1 {
+            out.push_str("<code>");
+            out.push_str(&esc(part));
+            out.push_str("</code>");
+        } else {
+            out.push_str(&esc(part));
+        }
+    }
+    out
+}
+
 /// Escapes for a cell of a Markdown table.
 pub(super) fn cell(text: &str) -> String {
     text.replace('|', "\\|").replace(['\n', '\r'], " ").replace('<', "&lt;")
@@ -30,7 +49,7 @@ pub(super) fn number(v: f64) -> String {
     let size = v.abs();
     if v == 0.0 {
         "0".to_owned()
-    } else if size >= 1e6 || size < 1e-3 {
+    } else if !(1e-3..1e6).contains(&size) {
         format!("{v:.2e}")
     } else if size >= 100.0 {
         format!("{v:.0}")
@@ -113,6 +132,12 @@ mod tests {
     fn text_from_a_model_can_not_leave_its_place() {
         assert_eq!(esc("</pre><script>\"'&\u{1b}"), "&lt;/pre&gt;&lt;script&gt;&quot;&#39;&amp;\u{fffd}");
         assert_eq!(cell("a|b\n<c>"), "a\\|b &lt;c>");
+    }
+
+    #[test]
+    fn prose_sets_pairs_of_backquotes() {
+        assert_eq!(prose("the `a<b>` was"), "the <code>a&lt;b&gt;</code> was");
+        assert_eq!(prose("one ` alone"), "one ` alone");
     }
 
     #[test]
