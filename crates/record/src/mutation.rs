@@ -162,3 +162,74 @@ pub enum MutantStatus {
     Ignored,
     Pending,
 }
+
+/// `coverage.json`: what the raw sample of each function reaches, branch by branch and line by line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CoverageReport {
+    pub schema_version: u32,
+    /// By task id.
+    pub functions: Map<FunctionCoverage>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FunctionCoverage {
+    pub sample_idx: u32,
+    pub round: u32,
+    /// Whether the sample's tests pass; what tests reach that do not pass is not counted.
+    pub passed: bool,
+    pub branches: Vec<BranchCoverage>,
+    pub lines: Vec<LineCoverage>,
+    /// Macro calls in the function: their bodies are neither mutated nor probed.
+    pub opaque_macros: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BranchCoverage {
+    /// `then`, `else`, `arm`, `continue`, `early_return`, `short_circuit`, `both_sides`, `zero_times`, `some_times`.
+    pub kind: String,
+    /// In `function_code`.
+    pub location: Location,
+    pub covered: bool,
+    /// By the row's own tests.
+    pub covered_baseline: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LineCoverage {
+    /// Of `function_code`, from 1.
+    pub line: u32,
+    pub covered: bool,
+    pub covered_baseline: bool,
+}
+
+/// A line of `selected.jsonl`: the assured suite of one function, chosen from samples that pass and kill.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SelectedSuite {
+    pub task_id: String,
+    /// In the order in which they were chosen: each adds the most mutants to those before it.
+    pub samples: Vec<SelectedSample>,
+    pub mutants_killed: u32,
+    /// Mutants that compile and were run.
+    pub mutants_viable: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SelectedSample {
+    pub sample_idx: u32,
+    pub round: u32,
+    pub tests: String,
+    /// Mutants that no sample before it kills.
+    pub adds: u32,
+}
+
+/// `timings/summary.json` (volatile).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MutationTimings {
+    pub schema_version: u32,
+    pub wall_s: f64,
+    /// Suites run: rows' own, controls and samples.
+    pub suites: u64,
+    /// Test processes.
+    pub processes: u64,
+    pub processes_per_s: f64,
+}

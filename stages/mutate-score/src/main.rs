@@ -1,1 +1,5 @@
-fn main() {}
+//! `mutate-score`: what generated tests notice.
+
+fn main() -> std::process::ExitCode {
+    stage_kit::main::<mutate_score::MutateScore>()
+}

@@ -1,0 +1,105 @@
+//! Experiments whose outcome is known beforehand. A harness that gets them wrong measures nothing.
+
+use mutants::score::{Prepared, ScoreError, SuiteScore, planted_bug_is_found, score_suite};
+use record::corpus::CorpusRow;
+use record::mutation::{Control, Controls};
+use subject::FocalFn;
+
+use crate::work::Work;
+
+/// What came of the controls on one row; `None`: no case could be made.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct RowControls {
+    pub planted_bug: Option<bool>,
+    pub vacuous_test: Option<bool>,
+    pub shuffled_pairing: Option<bool>,
+    pub n_suites: u32,
+    pub n_processes: u32,
+}
+
+const VACUOUS: &str = "#[test]\nfn vacuous() {\n    assert!(true);\n}\n";
+
+/// The next row with a function of another name and tests of its own.
+pub(crate) fn stranger<'r>(rows: &[&'r CorpusRow], own: usize) -> Option<&'r CorpusRow> {
+    let name = |row: &CorpusRow| FocalFn::of(row).map(|focal| focal.name).ok();
+    let own_name = name(rows[own]);
+    let after = rows.iter().cycle().skip(own + 1).take(rows.len().saturating_sub(1));
+    after.copied().find(|row| !row.unit_tests.trim().is_empty() && name(row) != own_name)
+}
+
+pub(crate) fn run(
+    work: &Work<'_>,
+    prepared: &Prepared,
+    own: &SuiteScore,
+    stranger: Option<&CorpusRow>,
+) -> Result<RowControls, ScoreError> {
+    let mut controls = RowControls::default();
+    if own.passed {
+        controls.planted_bug = planted_bug_is_found(work.harness, prepared, None, own, work.options)?;
+        controls.n_suites += u32::from(controls.planted_bug.is_some());
+        controls.n_processes += u32::from(controls.planted_bug.is_some());
+    }
+    let mut score = |tests: &str| -> Result<SuiteScore, ScoreError> {
+        let score = score_suite(work.harness, prepared, Some(tests), work.options)?;
+        controls.n_suites += 1;
+        controls.n_processes += score.n_processes;
+        Ok(score)
+    };
+    let vacuous = score(VACUOUS)?;
+    // It must run and pass, or killing nothing would prove nothing.
+    let vacuous = vacuous.passed && vacuous.killed().is_empty();
+    let shuffled = match stranger {
+        Some(row) => {
+            let foreign = score(&row.unit_tests)?;
+            Some(!foreign.passed || foreign.killed().is_empty())
+        }
+        None => None,
+    };
+    controls.vacuous_test = Some(vacuous);
+    controls.shuffled_pairing = shuffled;
+    Ok(controls)
+}
+
+pub(crate) fn sum<'c>(rows: impl Iterator<Item = &'c RowControls>) -> Controls {
+    let rows: Vec<&RowControls> = rows.collect();
+    let control = |expected: &str, of: fn(&RowControls) -> Option<bool>| {
+        let cases: Vec<bool> = rows.iter().copied().filter_map(of).collect();
+        let as_expected = cases.iter().filter(|good| **good).count();
+        Control {
+            expected: expected.to_owned(),
+            as_expected: u32::try_from(as_expected).unwrap_or(u32::MAX),
+            cases: u32::try_from(cases.len()).unwrap_or(u32::MAX),
+            holds: (!cases.is_empty()).then_some(as_expected == cases.len()),
+        }
+    };
+    Controls {
+        planted_bug: control(
+            "a mutant that the function's own tests kill is written into its source: the same tests fail there",
+            |row| row.planted_bug,
+        ),
+        vacuous_test: control("`assert!(true)` passes and kills nothing", |row| row.vacuous_test),
+        shuffled_pairing: control(
+            "the tests of another function do not compile here, do not pass, or kill nothing",
+            |row| row.shuffled_pairing,
+        ),
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::{RowControls, sum};
+
+    #[test]
+    fn a_control_without_a_case_says_so_and_one_failure_breaks_it() {
+        let good =
+            RowControls { vacuous_test: Some(true), planted_bug: Some(true), ..RowControls::default() };
+        let bad = RowControls { vacuous_test: Some(false), ..RowControls::default() };
+        let all = sum([&good, &bad].into_iter());
+        assert_eq!(all.planted_bug.holds, Some(true));
+        assert_eq!(
+            (all.vacuous_test.as_expected, all.vacuous_test.cases, all.vacuous_test.holds),
+            (1, 2, Some(false))
+        );
+        assert_eq!(all.shuffled_pairing.holds, None);
+    }
+}
