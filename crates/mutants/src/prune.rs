@@ -30,7 +30,11 @@ pub struct Pruned {
 /// Errors blamed on arms settle in two or three rounds; after these halving takes over.
 const MAX_ROUNDS: u32 = 8;
 
-/// Finds the largest set of mutants and probes that compiles together, as far as single errors tell.
+/// What the test program's runtime offers to instrumented code.
+const STUB: &str = "\nmod __testforge { pub fn out_of_fuel() -> ! { loop {} } }\n";
+
+/// Finds the largest set of mutants and probes that compiles together, as far as single errors tell. The sources that
+/// `compile` is given stand alone: a type check is enough, and the test program's runtime is replaced by a stub.
 ///
 /// # Errors
 /// Those of `compile`; [`MutantError::NotInstrumentable`] when not even the bare function with its fuel compiles.
@@ -41,7 +45,7 @@ pub fn prune<E: From<MutantError>>(
 ) -> Result<Pruned, E> {
     let mut pruned = Pruned::default();
     for _ in 0..MAX_ROUNDS {
-        let program = instrumented.program(tests, &pruned.dropped);
+        let program = alone(instrumented.program(tests, &pruned.dropped));
         let verdict = compile(&program)?;
         pruned.n_compiles += 1;
         if verdict.success {
@@ -58,6 +62,11 @@ pub fn prune<E: From<MutantError>>(
         }
     }
     halve(instrumented, tests, pruned, &mut compile)
+}
+
+fn alone(mut program: Program) -> Program {
+    program.source.push_str(STUB);
+    program
 }
 
 /// The innermost part around an error; else the parts inside the place that the error names.
@@ -89,7 +98,7 @@ fn halve<E: From<MutantError>>(
     let mut excluded: BTreeSet<Part> = all.iter().copied().collect();
     let mut attempt = |excluded: &BTreeSet<Part>, n: &mut u32| -> Result<Verdict, E> {
         *n += 1;
-        compile(&instrumented.program(tests, &dropped_of(instrumented, excluded)))
+        compile(&alone(instrumented.program(tests, &dropped_of(instrumented, excluded))))
     };
     let bare = attempt(&excluded, &mut pruned.n_compiles)?;
     if !bare.success {

@@ -129,7 +129,7 @@ impl Prepared {
         let instrumented = Instrumented::of(row)?;
         let no_tests = Some("");
         let pruned = prune(&instrumented, no_tests, |program| {
-            let compilation = harness.check(&with_stub(&program.source), CrateKind::Lib)?;
+            let compilation = harness.check(&program.source, CrateKind::Lib)?;
             Ok::<_, ScoreError>(compiled(&compilation))
         });
         match pruned {
@@ -197,11 +197,6 @@ impl Prepared {
             lines_covered_baseline: baseline.map_or(0, |base| both(&lines, &base.lines)),
         }
     }
-}
-
-/// Checks without the harness's own runtime: what the instrumented code calls there.
-fn with_stub(source: &str) -> String {
-    format!("{source}\nmod __testforge {{ pub fn out_of_fuel() -> ! {{ loop {{}} }} }}\n")
 }
 
 fn compiled(compilation: &Compilation) -> Compiled {
