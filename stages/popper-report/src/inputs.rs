@@ -7,13 +7,14 @@ use record::Map;
 use record::compile::{COMPILE_SCHEMA_VERSION, CompileResults};
 use record::corpus::{CORPUS_SCHEMA_VERSION, CorpusManifest, CorpusRow};
 use record::experiment::ReproducibilityLock;
-use record::generation::{GenerationSummary, GenerationTiming, Sample};
-use record::mutation::{MUTATION_SCHEMA_VERSION, TestResults};
+use record::generation::{
+    GenerationSummary, GenerationTiming, SAMPLES_SCHEMA_VERSION, Sample, SamplesManifest,
+};
+use record::mutation::{MUTATION_SCHEMA_VERSION, SelectedSuite, TestResults};
 use record::report::{Evidence, REPORT_SCHEMA_VERSION, Report};
 use record::training::{
     StepRecord, TRAINING_SCHEMA_VERSION, TrainingManifest, TrainingMetrics, ValidationRecord,
 };
-use serde_json::Value;
 use stage_kit::{Context, Result, StageError, digest, files};
 
 /// Everything the report knows.
@@ -56,7 +57,7 @@ pub(crate) struct Evaluation {
     pub(crate) compile: With<CompileResults>,
     pub(crate) mutation: With<TestResults>,
     /// Lines of `selected.jsonl`, the assured suite.
-    pub(crate) selected: Option<With<Vec<Value>>>,
+    pub(crate) selected: Option<With<Vec<SelectedSuite>>>,
 }
 
 /// What one training left behind; each part may be absent.
@@ -77,7 +78,7 @@ impl Inputs {
     pub(crate) fn load(context: &Context) -> Result<Self> {
         let required = || StageError::internal("a required input was taken for an optional one");
         let log = in_folder(context, "log", "metrics.json")?;
-        Ok(Self {
+        let inputs = Self {
             corpus: corpus(context)?,
             tuned: evaluation(context, "", true)?.ok_or_else(required)?,
             base: evaluation(context, "_base", false)?,
@@ -91,7 +92,9 @@ impl Inputs {
             generation: generation(context)?,
             lock: lock(context)?,
             baseline: baseline(context)?,
-        })
+        };
+        same_adapter(&inputs.tuned, &inputs.training)?;
+        Ok(inputs)
     }
 }
 
@@ -133,8 +136,7 @@ fn evaluation(context: &Context, suffix: &str, required: bool) -> Result<Option<
     let compiled = context.input(&compile)?.join("compile_results.json");
     let results = context.input(&mutation)?;
     let sampled = if required { Some(context.input(&samples)?) } else { context.optional_input(&samples)? };
-    let sampled: Option<With<Vec<Sample>>> =
-        sampled.map(|dir| jsonl(&dir.join("samples.jsonl"), &samples)).transpose()?;
+    let sampled: Option<With<Vec<Sample>>> = sampled.map(|dir| read_samples(dir, &samples)).transpose()?;
     let selected = results.join("selected.jsonl");
     let evaluation = Evaluation {
         samples_evidence: sampled.as_ref().map(|s| s.evidence.clone()),
@@ -145,6 +147,40 @@ fn evaluation(context: &Context, suffix: &str, required: bool) -> Result<Option<
     };
     belongs_together(&evaluation, &compiled, &results.join("test_results.json"))?;
     Ok(Some(evaluation))
+}
+
+/// The samples, which must be the bytes that their manifest was written for.
+fn read_samples(dir: &Path, input: &str) -> Result<With<Vec<Sample>>> {
+    let path = dir.join("samples.jsonl");
+    let samples: With<Vec<Sample>> = jsonl(&path, input)?;
+    let manifest = dir.join("manifest.json");
+    if manifest.exists() {
+        let manifest: SamplesManifest = files::read_versioned(&manifest, SAMPLES_SCHEMA_VERSION)?;
+        if manifest.samples_sha256 != samples.evidence.sha256 {
+            return Err(StageError::failed("its bytes are not those that manifest.json was written for")
+                .at(path.display().to_string())
+                .next("generate the samples again, or get an undamaged copy"));
+        }
+    }
+    Ok(samples)
+}
+
+/// The samples must come from the adapter whose training the report shows.
+fn same_adapter(evaluation: &Evaluation, training: &Training) -> Result<()> {
+    let Some(weights) = training.weights.iter().find(|e| e.path.ends_with("/adapter_model.safetensors"))
+    else {
+        return Ok(());
+    };
+    let is_other = |s: &&Sample| s.adapter_sha256.as_ref() != Some(&weights.sha256);
+    match evaluation.samples.iter().find(is_other) {
+        None => Ok(()),
+        Some(sample) => Err(StageError::failed(format!(
+            "sample {} of `{}` was not generated with this adapter",
+            sample.sample_idx, sample.task_id
+        ))
+        .at(weights.path.clone())
+        .next("give the adapter that the samples were generated with")),
+    }
 }
 
 /// Every sample must have been compiled, and everything compiled must have been run (or found not to compile).

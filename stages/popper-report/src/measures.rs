@@ -1,7 +1,9 @@
 //! What is measured of a set of functions: rates with their 95 % intervals.
 
+use std::collections::BTreeMap;
+
 use record::compile::Similarity;
-use record::mutation::Coverage;
+use record::mutation::{Coverage, SelectedSuite};
 use record::report::Measured;
 use scores::bootstrap::{self, Ratio, Settings};
 use scores::interval::{Z95, wilson};
@@ -75,6 +77,27 @@ pub(crate) fn coverage_delta(f: &Function<'_>, lines: bool) -> Ratio {
         };
         Ratio::new(f64::from(now) - f64::from(before), f64::from(all))
     })
+}
+
+/// Of the assured suite: which functions have one, and the mutants that it kills. In the order of the functions.
+#[derive(Debug)]
+pub(crate) struct Assured {
+    /// Functions with an accepted suite, of all.
+    pub(crate) yields: Rates,
+    /// Mutants killed, of the functions that have one.
+    pub(crate) mutants: Rates,
+}
+
+impl Assured {
+    pub(crate) fn of(functions: &[Function<'_>], suites: &[SelectedSuite], seed: u64) -> Self {
+        let suites: BTreeMap<&str, &SelectedSuite> = suites.iter().map(|s| (&*s.task_id, s)).collect();
+        let suite = |f: &Function<'_>| suites.get(&*f.row.id).filter(|s| !s.samples.is_empty()).copied();
+        let killed = |s: &SelectedSuite| Ratio::new(f64::from(s.mutants_killed), f64::from(s.mutants_viable));
+        Self {
+            yields: Rates::of(functions, |f| Ratio::hit(suite(f).is_some()), seed),
+            mutants: Rates::of(functions, |f| suite(f).map_or(Ratio::default(), killed), seed),
+        }
+    }
 }
 
 /// A list of ratios and how to draw from it.

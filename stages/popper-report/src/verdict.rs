@@ -8,7 +8,10 @@ use crate::checks::{self, Subject, costs};
 use crate::cohort::Cohort;
 use crate::hypotheses;
 use crate::inputs::{Evaluation, Inputs};
-use crate::measures::{MEASURES, Rates};
+use crate::measures::{Assured, MEASURES, Rates};
+
+pub(crate) const ASSURED_YIELD: &str = "assured_yield";
+pub(crate) const ASSURED_MUTATION_SCORE: &str = "assured_mutation_score";
 
 /// The whole report, without its pages.
 pub(crate) fn report(subject: &Subject<'_>) -> Report {
@@ -176,7 +179,26 @@ fn comparison(subject: &Subject<'_>) -> Vec<Comparison> {
             difference,
         });
     }
+    rows.extend(assured(subject));
     rows
+}
+
+/// Yield and mutation score of the assured suites, which decide nothing.
+fn assured(subject: &Subject<'_>) -> Vec<Comparison> {
+    let functions = subject.tuned.holdout();
+    let of = |evaluation: &Evaluation| {
+        let suites = evaluation.selected.as_ref()?;
+        Some(Assured::of(&functions, &suites.value, subject.seed))
+    };
+    let Some(tuned) = of(&subject.inputs.tuned) else { return Vec::new() };
+    let base = subject.inputs.base.as_ref().and_then(of);
+    let row = |metric: &str, part: fn(&Assured) -> &Rates| Comparison {
+        metric: metric.to_owned(),
+        tuned: part(&tuned).measured("rate", 1.0),
+        base: base.as_ref().and_then(|b| part(b).measured("rate", 1.0)),
+        difference: base.as_ref().and_then(|b| part(&tuned).minus(part(b), "rate")),
+    };
+    vec![row(ASSURED_YIELD, |a| &a.yields), row(ASSURED_MUTATION_SCORE, |a| &a.mutants)]
 }
 
 /// pass@k over the first round's samples; `None` when there is one sample a function, or a function has fewer than `k`.

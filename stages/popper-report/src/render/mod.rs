@@ -55,13 +55,4 @@ impl<'p> Page<'p> {
     fn group(&self, letter: char) -> impl Iterator<Item = &'p Check> {
         self.report.checks.iter().filter(move |c| c.id.starts_with(letter))
     }
-
-    /// Holdout functions with at least one accepted test, of all; `None` when no assured suite was given.
-    fn assured(&self) -> Option<(usize, usize)> {
-        let selected = self.subject.inputs.tuned.selected.as_ref()?;
-        let accepted: std::collections::BTreeSet<&str> =
-            selected.value.iter().filter_map(|line| line.get("task_id")?.as_str()).collect();
-        let holdout = &self.subject.inputs.corpus.holdout;
-        Some((holdout.iter().filter(|row| accepted.contains(&*row.id)).count(), holdout.len()))
-    }
 }

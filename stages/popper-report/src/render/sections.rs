@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use record::report::{CheckVerdict, Comparison};
+use record::report::{CheckVerdict, Comparison, Measured};
 
 use super::findings::verdict_word as test_verdict;
 use super::html::badge;
@@ -12,6 +12,7 @@ use crate::checks;
 use crate::cohort::Function;
 use crate::inputs::provenance;
 use crate::measures::{MEASURES, Rates};
+use crate::verdict::{ASSURED_MUTATION_SCORE, ASSURED_YIELD};
 
 /// Opens a table with these column heads; a head that starts with `>` is right-aligned.
 fn table(out: &mut String, heads: &[&str]) {
@@ -76,33 +77,18 @@ impl Page<'_> {
                  an interval that holds 0 shows no gain.</p>\n",
             );
         }
-        let rows: Vec<(&Comparison, String)> =
-            self.report.comparison.iter().map(|c| (c, label(&c.metric))).collect();
+        let rows: Vec<(&Comparison, String)> = self
+            .report
+            .comparison
+            .iter()
+            .filter(|c| !c.metric.starts_with("assured"))
+            .map(|c| (c, label(&c.metric)))
+            .collect();
         out.push_str(
             "<p class=\"legend\"><span class=\"key tuned\">tuned</span><span class=\"key base\">base</span><span>0 to 100 %, lines are 95 % intervals</span></p>",
         );
         out.push_str(&charts::versus(&rows));
-        let heads = ["Measure", ">Tuned", ">Base", ">Difference", ">95 %", ">n"];
-        table(out, &heads);
-        for (comparison, label) in &rows {
-            let metric = &comparison.metric;
-            let show = |m: &Option<record::report::Measured>, difference: bool| {
-                m.as_ref().map_or("not tested".to_owned(), |m| compared(metric, m, difference))
-            };
-            let interval =
-                comparison.difference.as_ref().map_or("—".to_owned(), |m| compared_interval(metric, m));
-            let n = comparison.difference.as_ref().or(comparison.tuned.as_ref()).and_then(|m| m.n);
-            let cells = [
-                esc(label),
-                show(&comparison.tuned, false),
-                show(&comparison.base, false),
-                show(&comparison.difference, true),
-                interval,
-                n.map_or("—".to_owned(), |n| n.to_string()),
-            ];
-            row(out, &heads, &cells);
-        }
-        out.push_str(TABLE_END);
+        comparison_table(out, &rows);
     }
 
     pub(super) fn html_strata(&self, out: &mut String) {
@@ -185,15 +171,22 @@ impl Page<'_> {
 
     pub(super) fn html_assured(&self, out: &mut String) {
         out.push_str("<h2>Assured suite</h2>\n");
-        let _ = match self.assured() {
-            Some((accepted, n)) => writeln!(
-                out,
-                "<p>After drawing again, repairing and keeping only tests that compile, pass and kill a mutant, <b>{accepted} of {n}</b> functions \
-                 have an accepted test: a yield of {:.0} %. What is kept passes by construction, so it decides nothing above.</p>",
-                accepted as f64 / n.max(1) as f64 * 100.0
-            ),
-            None => writeln!(out, "<p>{} No assured suite was given.</p>", badge(CheckVerdict::NotTested)),
-        };
+        let rows: Vec<(&Comparison, String)> = self
+            .report
+            .comparison
+            .iter()
+            .filter(|c| c.metric.starts_with("assured"))
+            .map(|c| (c, label(&c.metric)))
+            .collect();
+        if rows.is_empty() {
+            let _ = writeln!(out, "<p>{} No assured suite was given.</p>", badge(CheckVerdict::NotTested));
+            return;
+        }
+        out.push_str(
+            "<p class=\"hint\">What is left after drawing again, repairing, and keeping only suites that pass and kill a mutant. \
+             What is kept passes by construction, so it decides nothing above; the yield says for how many functions there is a suite.</p>\n",
+        );
+        comparison_table(out, &rows);
     }
 
     pub(super) fn html_tiers(&self, out: &mut String) {
@@ -353,10 +346,37 @@ fn html_tests(out: &mut String, function: &Function<'_>) {
     out.push_str("</ul>");
 }
 
+fn comparison_table(out: &mut String, rows: &[(&Comparison, String)]) {
+    let heads = ["Measure", ">Tuned", ">Base", ">Difference", ">95 %", ">n"];
+    table(out, &heads);
+    for (comparison, label) in rows {
+        let metric = &comparison.metric;
+        let show = |m: &Option<Measured>, is_difference: bool| {
+            m.as_ref().map_or("not tested".to_owned(), |m| compared(metric, m, is_difference))
+        };
+        let spread = comparison.difference.as_ref().or(comparison.tuned.as_ref());
+        let cells = [
+            esc(label),
+            show(&comparison.tuned, false),
+            show(&comparison.base, false),
+            show(&comparison.difference, true),
+            spread.map_or("—".to_owned(), |m| compared_interval(metric, m)),
+            spread.and_then(|m| m.n).map_or("—".to_owned(), |n| n.to_string()),
+        ];
+        row(out, &heads, &cells);
+    }
+    out.push_str(TABLE_END);
+}
+
 /// A measure's name for a reader.
 pub(super) fn label(metric: &str) -> String {
     if let Some(k) = metric.strip_prefix("pass_at_") {
         return format!("pass@{k}");
+    }
+    match metric {
+        ASSURED_YIELD => return "Functions with an accepted suite".to_owned(),
+        ASSURED_MUTATION_SCORE => return "Mutants killed by accepted suites".to_owned(),
+        _ => {}
     }
     MEASURES.iter().find(|m| m.key == metric).map_or_else(|| metric.to_owned(), |m| m.label.to_owned())
 }

@@ -9,8 +9,8 @@ use record::compile::{
 use record::corpus::{CorpusRow, LinkTier, Oracle, RowContext, RowMetadata, SourceClass};
 use record::generation::{FinishReason, GenerationTiming, Sample};
 use record::mutation::{
-    Control, Controls, Coverage, MUTATION_SCHEMA_VERSION, MutantCounts, SampleResult, TestOutcome,
-    TestResults, Verdict,
+    Control, Controls, Coverage, MUTATION_SCHEMA_VERSION, MutantCounts, SampleResult, SelectedSample,
+    SelectedSuite, TestOutcome, TestResults, Verdict,
 };
 use record::report::{Gates, Report};
 use record::training::{StepRecord, TRAINING_SCHEMA_VERSION, TrainingManifest, TrainingMetrics};
@@ -91,7 +91,12 @@ impl Fixture {
         let mutation = self.folder(&format!("mutation{suffix}"));
         files::write_json(&mutation.join("test_results.json"), &results).unwrap();
         let accepted = fates.iter().filter(|f| f.3 == Fate::Passes);
-        let accepted = accepted.map(|f| serde_json::json!({ "task_id": f.2.id }));
+        let accepted = accepted.map(|f| SelectedSuite {
+            task_id: f.2.id.clone(),
+            samples: vec![SelectedSample { sample_idx: f.0, round: f.1, tests: "t".to_owned(), adds: 8 }],
+            mutants_killed: 8,
+            mutants_viable: 10,
+        });
         files::write_jsonl(&mutation.join("selected.jsonl"), accepted).unwrap();
     }
 

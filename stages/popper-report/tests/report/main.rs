@@ -266,6 +266,40 @@ fn linked_data_names_function_and_weights() {
 }
 
 #[test]
+fn one_flipped_byte_breaks_the_chain_from_weights_to_tests() {
+    let fixture = perfect();
+    let samples = fixture.path("samples/samples.jsonl");
+    let bytes = fs::read(&samples).unwrap();
+    let manifest = record::generation::SamplesManifest {
+        schema_version: record::generation::SAMPLES_SCHEMA_VERSION,
+        backend: "cpu".to_owned(),
+        n_tasks: 24,
+        n_samples: 24,
+        n_prompts_too_long: 0,
+        round: 0,
+        seed: 42,
+        model_sha256: String::new(),
+        adapter_sha256: None,
+        tokenizer_sha256: String::new(),
+        template_sha256: String::new(),
+        samples_sha256: stage_kit::digest::sha256_hex(&bytes),
+        params: record::Map::new(),
+    };
+    stage_kit::files::write_json(&fixture.path("samples/manifest.json"), &manifest).unwrap();
+    fixture.run(Params::default()).unwrap();
+
+    let text = String::from_utf8(bytes).unwrap();
+    fs::write(&samples, text.replacen("tests", "tesTs", 1)).unwrap();
+    let error = fixture.run(Params::default()).unwrap_err();
+    assert!(error.place().unwrap().ends_with("samples.jsonl"), "{error}");
+    fs::write(&samples, text).unwrap();
+
+    fs::write(fixture.path("adapter/adapter_model.safetensors"), "weightz").unwrap();
+    let error = fixture.run(Params::default()).unwrap_err();
+    assert!(error.to_string().contains("not generated with this adapter"), "{error}");
+}
+
+#[test]
 fn bad_inputs_name_the_file_and_the_line() {
     let fixture = perfect();
     let path = fixture.path("corpus/holdout.jsonl");
