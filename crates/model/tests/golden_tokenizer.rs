@@ -1,6 +1,7 @@
 //! The real Qwen2.5 tokenizer, which can't be shipped: built with the feature `golden-tokenizer`, and failing when
 //! `TESTFORGE_TOKENIZER_DIR` does not name its folder.
 #![cfg(feature = "golden-tokenizer")]
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! NF4 against bitsandbytes, and on inputs of odd shape.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
 

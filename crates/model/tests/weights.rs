@@ -1,4 +1,5 @@
 //! Weights from files: whole, sharded, and damaged in every way.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
 

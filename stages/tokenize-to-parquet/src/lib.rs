@@ -105,6 +105,14 @@ impl Stage for TokenizeToParquet {
             let rows = corpus.rows(name, &mut ids)?;
             let split = encode::split(&corpus.file(name), &rows, &tokenizer, &params, context)?;
             report(name, &split, context)?;
+            if name == "train" && split.rows.is_empty() {
+                let limit = params.max_length;
+                return Err(StageError::failed(format!(
+                    "every row has more than {limit} tokens: nothing is left to train on"
+                ))
+                .at(corpus.file(name).display().to_string())
+                .next("raise max_length"));
+            }
             table::write(&out.join(format!("{name}.parquet")), &split.rows, &manifest)?;
             manifest.splits.insert(name.to_owned(), split.counts);
         }

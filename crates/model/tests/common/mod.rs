@@ -1,4 +1,5 @@
 //! Small models, rows and tokenizers for the tests of this crate.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::collections::BTreeMap;
