@@ -1,188 +1,183 @@
-#[allow(dead_code, unused, clippy::all)]
-pub mod __testforge {
-    use ::std::boxed::Box;
-    use ::std::clone::Clone;
-    use ::std::convert::From;
-    use ::std::fs::File;
-    use ::std::io::Write;
-    use ::std::iter::Iterator;
-    use ::std::ops::{Drop, FnMut, FnOnce};
-    use ::std::option::Option::{self, None, Some};
-    use ::std::result::Result::{self, Err, Ok};
-    use ::std::string::{String, ToString};
-    use ::std::sync::Mutex;
-    use ::std::vec::Vec;
-    use ::std::{mem, panic, process, thread};
+//! The part of a test program that runs the tests and reports on them. Compiled once, linked into every program.
+//!
+//! Every line goes to a pipe whose number comes in a variable, tagged with a number that comes in another; both variables
+//! are gone before the first test begins.
 
-    pub struct Test {
-        name: &'static str,
-        run: fn() -> Result<(), String>,
-        ignored: bool,
-        should_panic: Option<Option<&'static str>>,
+use std::env;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::FromRawFd;
+use std::sync::{Mutex, MutexGuard};
+use std::{mem, panic, process, thread};
+
+pub struct Test {
+    name: &'static str,
+    run: fn() -> Result<(), String>,
+    ignored: bool,
+    should_panic: Option<Option<&'static str>>,
+}
+
+impl Test {
+    pub const fn new(name: &'static str, run: fn() -> Result<(), String>) -> Self {
+        Self { name, run, ignored: false, should_panic: None }
     }
 
-    impl Test {
-        pub const fn new(name: &'static str, run: fn() -> Result<(), String>) -> Self {
-            Self { name, run, ignored: false, should_panic: None }
-        }
-
-        pub const fn ignored(mut self) -> Self {
-            self.ignored = true;
-            self
-        }
-
-        pub const fn should_panic(mut self, expected: Option<&'static str>) -> Self {
-            self.should_panic = Some(expected);
-            self
-        }
+    pub const fn ignored(mut self) -> Self {
+        self.ignored = true;
+        self
     }
 
-    struct Channel {
-        pipe: File,
-        nonce: String,
+    pub const fn should_panic(mut self, expected: Option<&'static str>) -> Self {
+        self.should_panic = Some(expected);
+        self
     }
+}
 
-    static CHANNEL: Mutex<Option<Channel>> = Mutex::new(None);
-    static CURRENT: Mutex<Option<&'static str>> = Mutex::new(None);
-    static PLACE: Mutex<Option<String>> = Mutex::new(None);
-    static HOOK: Mutex<Option<fn() -> String>> = Mutex::new(None);
+struct Channel {
+    pipe: File,
+    nonce: String,
+}
 
-    pub fn result(value: impl process::Termination) -> Result<(), String> {
-        if value.report() == process::ExitCode::SUCCESS { Ok(()) } else { Err("the test returned an error".to_string()) }
-    }
+static CHANNEL: Mutex<Option<Channel>> = Mutex::new(None);
+static CURRENT: Mutex<Option<&'static str>> = Mutex::new(None);
+static PLACE: Mutex<Option<String>> = Mutex::new(None);
+static HOOK: Mutex<Option<fn() -> String>> = Mutex::new(None);
 
-    /// Ends the current test as one that ran out of time, and the process with it.
-    pub fn out_of_fuel() -> ! {
-        let current = lock(&CURRENT).take();
-        if let Some(name) = current {
-            let extra = hook_text();
-            send("timeout", name, Some("out of loop fuel"), extra.as_deref());
-        }
-        process::exit(124)
-    }
+pub fn result(value: impl process::Termination) -> Result<(), String> {
+    if value.report() == process::ExitCode::SUCCESS { Ok(()) } else { Err("the test returned an error".to_string()) }
+}
 
-    pub fn main(tests: Vec<Test>, hook: Option<fn() -> String>) {
-        let nonce = taken("TESTFORGE_NONCE");
-        let fd = taken("TESTFORGE_FD").parse().unwrap_or(-1);
-        let only = ::std::env::var("TESTFORGE_ONLY").ok();
-        let fail_fast = !taken("TESTFORGE_FAIL_FAST").is_empty();
-        ::std::env::remove_var("TESTFORGE_ONLY");
-        let pipe = unsafe { <File as ::std::os::fd::FromRawFd>::from_raw_fd(fd) };
-        *lock(&CHANNEL) = Some(Channel { pipe, nonce });
-        *lock(&HOOK) = hook;
-        // Whatever the hook's side takes from the environment is gone before a test can look for it.
-        let _ = hook_text();
-        panic::set_hook(Box::new(|info| {
-            *lock(&PLACE) = info.location().map(|l| ::std::format!("{}:{}:{}", l.file(), l.line(), l.column()));
-        }));
-        for test in &tests {
-            let chosen = match &only {
-                Some(names) => names.split('\n').any(|name| name == test.name),
-                None => true,
-            };
-            if chosen && !one(test) && fail_fast {
-                break;
-            }
-        }
-        send("done", "", None, None);
-        process::exit(0)
-    }
-
-    fn one(test: &Test) -> bool {
-        if test.ignored {
-            send("ignored", test.name, None, None);
-            return true;
-        }
-        *lock(&CURRENT) = Some(test.name);
-        *lock(&PLACE) = None;
-        send("start", test.name, None, None);
-        let run = test.run;
-        let ended = match thread::Builder::new().name(test.name.to_string()).spawn(move || run()) {
-            Ok(thread) => thread.join(),
-            Err(error) => Ok(Err(::std::format!("no thread for the test: {}", error))),
-        };
-        let failure = judge(test, ended);
-        if lock(&CURRENT).take().is_none() {
-            // Another thread of the test is ending the process.
-            thread::park();
-        }
+/// Ends the current test as one that ran out of time, and the process with it.
+pub fn out_of_fuel() -> ! {
+    let current = lock(&CURRENT).take();
+    if let Some(name) = current {
         let extra = hook_text();
-        match &failure {
-            None => send("passed", test.name, None, extra.as_deref()),
-            Some(message) => send("failed", test.name, Some(message), extra.as_deref()),
-        }
-        failure.is_none()
+        send("timeout", name, Some("out of loop fuel"), extra.as_deref());
     }
+    process::exit(124)
+}
 
-    fn judge(test: &Test, ended: thread::Result<Result<(), String>>) -> Option<String> {
-        match (ended, test.should_panic) {
-            (Ok(Ok(())), None) => None,
-            (Ok(Ok(())), Some(_)) => Some("the test did not panic as it should".to_string()),
-            (Ok(Err(message)), _) => Some(message),
-            (Err(payload), expected) => {
-                let text = match (payload.downcast_ref::<&'static str>(), payload.downcast_ref::<String>()) {
-                    (Some(text), _) => Some(text.to_string()),
-                    (_, Some(text)) => Some(text.clone()),
-                    _ => None,
-                };
-                // Dropping a foreign value could panic again.
-                mem::forget(payload);
-                match expected {
-                    Some(None) => None,
-                    Some(Some(part)) => match &text {
-                        Some(text) if text.contains(part) => None,
-                        _ => Some(::std::format!("the panic's message does not contain {:?}: {:?}", part, text)),
-                    },
-                    None => {
-                        let text = text.unwrap_or_else(|| "panicked with a value that is no text".to_string());
-                        let place = lock(&PLACE).take();
-                        Some(place.map_or(text.clone(), |place| ::std::format!("{}: {}", place, text)))
-                    }
+pub fn main(tests: Vec<Test>, hook: Option<fn() -> String>) {
+    let nonce = taken("TESTFORGE_NONCE");
+    let fd = taken("TESTFORGE_FD").parse().unwrap_or(-1);
+    let only = env::var("TESTFORGE_ONLY").ok();
+    let fail_fast = !taken("TESTFORGE_FAIL_FAST").is_empty();
+    env::remove_var("TESTFORGE_ONLY");
+    let pipe = unsafe { <File as FromRawFd>::from_raw_fd(fd) };
+    *lock(&CHANNEL) = Some(Channel { pipe, nonce });
+    *lock(&HOOK) = hook;
+    // Whatever the hook's side takes from the environment is gone before a test can look for it.
+    let _ = hook_text();
+    panic::set_hook(Box::new(|info| {
+        *lock(&PLACE) = info.location().map(|l| format!("{}:{}:{}", l.file(), l.line(), l.column()));
+    }));
+    for test in &tests {
+        let chosen = match &only {
+            Some(names) => names.split('\n').any(|name| name == test.name),
+            None => true,
+        };
+        if chosen && !one(test) && fail_fast {
+            break;
+        }
+    }
+    send("done", "", None, None);
+    process::exit(0)
+}
+
+fn one(test: &Test) -> bool {
+    if test.ignored {
+        send("ignored", test.name, None, None);
+        return true;
+    }
+    *lock(&CURRENT) = Some(test.name);
+    *lock(&PLACE) = None;
+    send("start", test.name, None, None);
+    let run = test.run;
+    let ended = match thread::Builder::new().name(test.name.to_string()).spawn(move || run()) {
+        Ok(thread) => thread.join(),
+        Err(error) => Ok(Err(format!("no thread for the test: {}", error))),
+    };
+    let failure = judge(test, ended);
+    if lock(&CURRENT).take().is_none() {
+        // Another thread of the test is ending the process.
+        thread::park();
+    }
+    let extra = hook_text();
+    match &failure {
+        None => send("passed", test.name, None, extra.as_deref()),
+        Some(message) => send("failed", test.name, Some(message), extra.as_deref()),
+    }
+    failure.is_none()
+}
+
+fn judge(test: &Test, ended: thread::Result<Result<(), String>>) -> Option<String> {
+    match (ended, test.should_panic) {
+        (Ok(Ok(())), None) => None,
+        (Ok(Ok(())), Some(_)) => Some("the test did not panic as it should".to_string()),
+        (Ok(Err(message)), _) => Some(message),
+        (Err(payload), expected) => {
+            let text = match (payload.downcast_ref::<&'static str>(), payload.downcast_ref::<String>()) {
+                (Some(text), _) => Some(text.to_string()),
+                (_, Some(text)) => Some(text.clone()),
+                _ => None,
+            };
+            // Dropping a foreign value could panic again.
+            mem::forget(payload);
+            match expected {
+                Some(None) => None,
+                Some(Some(part)) => match &text {
+                    Some(text) if text.contains(part) => None,
+                    _ => Some(format!("the panic's message does not contain {:?}: {:?}", part, text)),
+                },
+                None => {
+                    let text = text.unwrap_or_else(|| "panicked with a value that is no text".to_string());
+                    let place = lock(&PLACE).take();
+                    Some(place.map_or(text.clone(), |place| format!("{}: {}", place, text)))
                 }
             }
         }
     }
+}
 
-    fn hook_text() -> Option<String> {
-        let hook = *lock(&HOOK);
-        hook.map(|hook| hook())
-    }
+fn hook_text() -> Option<String> {
+    let hook = *lock(&HOOK);
+    hook.map(|hook| hook())
+}
 
-    fn taken(name: &str) -> String {
-        let value = ::std::env::var(name).unwrap_or_default();
-        ::std::env::remove_var(name);
-        value
-    }
+fn taken(name: &str) -> String {
+    let value = env::var(name).unwrap_or_default();
+    env::remove_var(name);
+    value
+}
 
-    fn lock<T>(mutex: &'static Mutex<T>) -> ::std::sync::MutexGuard<'static, T> {
-        mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
+fn lock<T>(mutex: &'static Mutex<T>) -> MutexGuard<'static, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
 
-    fn send(event: &str, test: &str, message: Option<&str>, extra: Option<&str>) {
-        let mut channel = lock(&CHANNEL);
-        let Some(channel) = channel.as_mut() else { return };
-        let mut line = ::std::format!("\n{} {{\"event\":\"{}\",\"test\":", channel.nonce, event);
-        quote(&mut line, test);
-        for (name, value) in [("message", message), ("extra", extra)] {
-            if let Some(value) = value {
-                line.push_str(&::std::format!(",\"{}\":", name));
-                quote(&mut line, value);
-            }
+fn send(event: &str, test: &str, message: Option<&str>, extra: Option<&str>) {
+    let mut channel = lock(&CHANNEL);
+    let Some(channel) = channel.as_mut() else { return };
+    let mut line = format!("\n{} {{\"event\":\"{}\",\"test\":", channel.nonce, event);
+    quote(&mut line, test);
+    for (name, value) in [("message", message), ("extra", extra)] {
+        if let Some(value) = value {
+            line.push_str(&format!(",\"{}\":", name));
+            quote(&mut line, value);
         }
-        line.push_str("}\n");
-        let _ = channel.pipe.write_all(line.as_bytes());
     }
+    line.push_str("}\n");
+    let _ = channel.pipe.write_all(line.as_bytes());
+}
 
-    fn quote(out: &mut String, text: &str) {
-        out.push('"');
-        for c in text.chars() {
-            match c {
-                '"' => out.push_str("\\\""),
-                '\\' => out.push_str("\\\\"),
-                c if (c as u32) < 0x20 => out.push_str(&::std::format!("\\u{:04x}", c as u32)),
-                c => out.push(c),
-            }
+fn quote(out: &mut String, text: &str) {
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            c if (c as u32) < 0x20 => out.push_str(&format!("\\u{:04x}", c as u32)),
+            c => out.push(c),
         }
-        out.push('"');
     }
+    out.push('"');
 }

@@ -2,7 +2,7 @@
 //!
 //! The text is edited in place rather than printed anew: lines keep their numbers, and what the parser does not
 //! understand (macros) stays as it was written. Test attributes are blanked out; each module gets a function, appended to
-//! its last line, that lists its tests; the runtime and `main` come after the last line.
+//! its last line, that lists its tests; `main` and a module that names the runtime come after the last line.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -16,7 +16,9 @@ use syn::{Attribute, Item, ItemFn, ItemMod};
 
 use crate::HarnessError;
 
-const RUNTIME: &str = include_str!("../runtime/testforge.rs");
+/// A library of its own, so that its code is made once and not with every program.
+pub(crate) const RUNTIME: &str = include_str!("../runtime/testforge.rs");
+pub(crate) const RUNTIME_NAME: &str = "__testforge_runtime";
 const TOKIO_RUNTIME: &str = include_str!("../runtime/tokio.rs");
 
 /// Where one of these names occurs, a paused clock could be seen: then a `#[tokio::test]` runs as its attribute says.
@@ -208,7 +210,7 @@ impl Rewrite {
         if !source.ends_with('\n') {
             source.push('\n');
         }
-        source += RUNTIME;
+        source += &format!("#[allow(unused)] pub mod __testforge {{ pub use ::{RUNTIME_NAME}::*; }}\n");
         if self.uses_tokio {
             source += TOKIO_RUNTIME;
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::hash::{BuildHasher, Hasher};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use record::mutation::{TestOutcome, Verdict};
@@ -11,11 +12,14 @@ use sandbox::{Command, Finished, Profile, Sandbox, Status};
 use tempfile::TempDir;
 
 use crate::compile::read_messages;
+use crate::program::{RUNTIME, RUNTIME_NAME};
 use crate::verdicts::{Report, unreported};
 use crate::{Compilation, CrateKind, EDITION, HarnessError, Libraries, TestProgram, Toolchain};
 
 /// The name of the compiled text in messages and in `file!()`.
 const FILE: &str = "row.rs";
+/// The compiler takes no other name for a library.
+const RUNTIME_FILE: &str = "lib__testforge_runtime.rlib";
 /// Property tests draw the same cases in every run.
 const PROPTEST_SEED: &str = "6070118";
 
@@ -102,6 +106,8 @@ pub struct Harness {
     sandbox: Sandbox,
     scratch: PathBuf,
     limits: Limits,
+    /// The folder with the compiled runtime, once a program was built. Clones share it.
+    runtime: Arc<Mutex<Option<TempDir>>>,
 }
 
 impl Harness {
@@ -114,7 +120,7 @@ impl Harness {
         scratch: PathBuf,
         limits: Limits,
     ) -> Self {
-        Self { toolchain, libraries, sandbox, scratch, limits }
+        Self { toolchain, libraries, sandbox, scratch, limits, runtime: Arc::default() }
     }
 
     #[must_use]
@@ -143,7 +149,7 @@ impl Harness {
             CrateKind::Lib => "--crate-type=lib",
             CrateKind::Test => "--test",
         });
-        self.compile(&self.toolchain.rustc, dir.path(), &args)
+        self.judge(&self.toolchain.rustc, dir.path(), &args)
     }
 
     /// The same through `clippy-driver` with its default lints; `None` when there is none.
@@ -160,7 +166,7 @@ impl Harness {
             CrateKind::Lib => "--crate-type=lib",
             CrateKind::Test => "--test",
         });
-        self.compile(driver, dir.path(), &args).map(Some)
+        self.judge(driver, dir.path(), &args).map(Some)
     }
 
     /// `rustc --test` down to an executable: what `cargo test --no-run` would say.
@@ -169,7 +175,7 @@ impl Harness {
     /// As [`Harness::check`].
     pub fn link(&self, source: &str) -> Result<Compilation, HarnessError> {
         let dir = self.job(source)?;
-        self.compile(&self.toolchain.rustc, dir.path(), &["--emit=link", "--test", "-o", "row"])
+        self.judge(&self.toolchain.rustc, dir.path(), &["--emit=link", "--test", "-o", "row"])
     }
 
     /// Compiles and links a program of tests. Lints are off: they were judged elsewhere.
@@ -177,9 +183,22 @@ impl Harness {
     /// # Errors
     /// As [`Harness::check`].
     pub fn build(&self, program: &TestProgram) -> Result<Build, HarnessError> {
+        let runtime = self.runtime()?;
         let dir = self.job(&program.source)?;
-        let args = ["--emit=link", "--crate-type=bin", "--cfg", "test", "--cap-lints=allow", "-o", "row"];
-        let compilation = self.compile(&self.toolchain.rustc, dir.path(), &args)?;
+        let mut runtime_extern = OsString::from(format!("--extern={RUNTIME_NAME}="));
+        runtime_extern.push(&runtime);
+        let args = [
+            "--emit=link",
+            "--crate-type=bin",
+            "--crate-name=row",
+            "--cfg",
+            "test",
+            "--cap-lints=allow",
+            "-o",
+            "row",
+        ];
+        let args: Vec<OsString> = args.iter().map(OsString::from).chain([runtime_extern]).collect();
+        let compilation = self.compile(&self.toolchain.rustc, dir.path(), args, &[runtime])?;
         if !compilation.success {
             return Ok(Build::Failed(compilation));
         }
@@ -278,6 +297,26 @@ impl Harness {
         Ok((Report::read(&finished.verdicts, &nonce), finished))
     }
 
+    /// The library of the runtime, compiled when it is first needed.
+    fn runtime(&self) -> Result<PathBuf, HarnessError> {
+        let mut built = self.runtime.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(dir) = &*built {
+            return Ok(dir.path().join(RUNTIME_FILE));
+        }
+        let dir = self.job(RUNTIME)?;
+        let name = format!("--crate-name={RUNTIME_NAME}");
+        let args = ["--emit=link", "--crate-type=rlib", &name, "-o", RUNTIME_FILE].map(OsString::from);
+        let compilation = self.compile(&self.toolchain.rustc, dir.path(), args.into(), &[])?;
+        if !compilation.success {
+            let why = compilation.diagnostics.into_iter().map(|d| d.message).chain(compilation.stopped);
+            return Err(HarnessError::Compiler(format!(
+                "the test runtime: {}",
+                why.collect::<Vec<_>>().join("; ")
+            )));
+        }
+        Ok(built.insert(dir).path().join(RUNTIME_FILE))
+    }
+
     /// A fresh folder with the text in it.
     fn job(&self, source: &str) -> Result<TempDir, HarnessError> {
         let fail =
@@ -288,18 +327,29 @@ impl Harness {
         Ok(dir)
     }
 
-    fn compile(&self, compiler: &Path, dir: &Path, args: &[&str]) -> Result<Compilation, HarnessError> {
+    fn judge(&self, compiler: &Path, dir: &Path, args: &[&str]) -> Result<Compilation, HarnessError> {
+        let args = args.iter().map(OsString::from).chain(["--crate-name=row".into()]);
+        self.compile(compiler, dir, args.collect(), &[])
+    }
+
+    fn compile(
+        &self,
+        compiler: &Path,
+        dir: &Path,
+        args: Vec<OsString>,
+        more_readable: &[PathBuf],
+    ) -> Result<Compilation, HarnessError> {
         let dir = dir.canonicalize().map_err(|source| HarnessError::Io {
             action: "find",
             path: dir.to_path_buf(),
             source,
         })?;
-        let mut all: Vec<OsString> =
-            vec![FILE.into(), "--crate-name=row".into(), "--error-format=json".into()];
+        let mut all: Vec<OsString> = vec![FILE.into(), "--error-format=json".into()];
         all.push(format!("--edition={EDITION}").into());
-        all.extend(args.iter().map(OsString::from));
+        all.extend(args);
         let mut readable = self.toolchain.path.clone();
         readable.push(self.toolchain.sysroot.clone());
+        readable.extend_from_slice(more_readable);
         if let Some(libs) = &self.libraries.dir {
             all.extend(["-L".into(), join("dependency=", libs)]);
             for (name, file) in &self.libraries.externs {
