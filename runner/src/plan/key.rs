@@ -111,8 +111,8 @@ pub(crate) mod tests {
             |c| drop(c.env.insert("FLAG".into(), Some(String::new()))),
             |c| drop(c.tools.insert("rustc".into(), "1".into())),
             |c| drop(c.platform.insert("gpu_arch".into(), "sm_90".into())),
-            |c| drop(c.repeats.insert(1)),
-            |c| drop(c.outputs.insert(OutputDecl { name: "out".into(), volatile: true })),
+            |c| c.repeats = [1].into(),
+            |c| c.outputs = [OutputDecl { name: "out".into(), volatile: true }].into(),
             |c| c.seed += 1,
         ];
         for (i, change) in changes.iter().enumerate() {
