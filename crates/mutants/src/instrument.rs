@@ -35,12 +35,15 @@ pub struct Instrumented {
 #[derive(Debug, Clone)]
 pub struct Program {
     pub source: String,
-    /// The expression to evaluate after each test; [`crate::Reach::parse`] reads its value.
+    /// The expression to evaluate after each test; [`crate::Reach::parse`] reads its value. Empty: there is none.
     pub hook: String,
     /// Bytes of `source` and what an error there is to be blamed on.
     pub parts: Vec<(Range<usize>, Part)>,
     /// Bytes of `source` that hold the function.
     pub function: Range<usize>,
+    /// Lines of `source` from 1: of the function, and of the tests.
+    pub function_lines: Range<u32>,
+    pub tests_lines: Range<u32>,
 }
 
 /// Lints that would reject a mutant for what it does.
@@ -107,7 +110,9 @@ impl Instrumented {
         let function = start..start + row.function_code.len();
         let parts =
             parts.into_iter().map(|(range, part)| (range.start + start..range.end + start, part)).collect();
-        Program { source, hook: format!("crate::{name}::report()"), parts, function }
+        let hook = format!("crate::{name}::report()");
+        let (function_lines, tests_lines) = (placed.function_lines, placed.tests_lines);
+        Program { source, hook, parts, function, function_lines, tests_lines }
     }
 
     /// The crate with one mutant written into the source: no switch, no probes.
@@ -119,8 +124,17 @@ impl Instrumented {
     }
 
     /// The crate as it is: no mutants, no probes, no fuel.
-    pub fn plain(&self, tests: Option<&str>) -> String {
-        with_lints(&assemble(&self.row, tests)).0
+    pub fn plain(&self, tests: Option<&str>) -> Program {
+        let placed = assemble(&self.row, tests);
+        let (source, start) = with_lints(&placed);
+        Program {
+            source,
+            hook: String::new(),
+            parts: Vec::new(),
+            function: start..start + self.row.function_code.len(),
+            function_lines: placed.function_lines,
+            tests_lines: placed.tests_lines,
+        }
     }
 
     /// What takes part in errors of a piece of code: everything that was put in.

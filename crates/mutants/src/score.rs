@@ -138,7 +138,7 @@ impl Prepared {
                 Ok(Self { instrumented, dropped, n_compiles, not_instrumentable: None })
             }
             Err(ScoreError::Mutant(MutantError::NotInstrumentable(why))) => {
-                let plain = harness.check(&instrumented.plain(no_tests), CrateKind::Lib)?;
+                let plain = harness.check(&instrumented.plain(no_tests).source, CrateKind::Lib)?;
                 if !plain.success {
                     return Err(ScoreError::Row(first_error(&plain)));
                 }
@@ -227,9 +227,10 @@ pub fn score_suite(
     options: &ScoreOptions,
 ) -> Result<SuiteScore, ScoreError> {
     let mut score = SuiteScore::default();
-    let Some((binary, instrumented)) = build(harness, prepared, tests, &mut score)? else { return Ok(score) };
+    let Some((binary, program)) = build(harness, prepared, tests, &mut score)? else { return Ok(score) };
+    let instrumented = !program.hook.is_empty();
     score.compiled = true;
-    let reach = baseline(harness, &binary, options, &mut score)?;
+    let reach = baseline(harness, &binary, &program, options, &mut score)?;
     for seen in reach.values() {
         score.entered |= seen.entered;
         score.branches.extend(&seen.branches);
@@ -258,15 +259,16 @@ fn build(
     prepared: &Prepared,
     tests: Option<&str>,
     score: &mut SuiteScore,
-) -> Result<Option<(TestBinary, bool)>, ScoreError> {
+) -> Result<Option<(TestBinary, Program)>, ScoreError> {
     if prepared.not_instrumentable.is_none() {
-        let Program { source, hook, .. } = prepared.instrumented.program(tests, &prepared.dropped);
-        if let Some(binary) = build_source(harness, &source, Some(&hook), score)? {
-            return Ok(Some((binary, true)));
+        let program = prepared.instrumented.program(tests, &prepared.dropped);
+        if let Some(binary) = build_source(harness, &program.source, Some(&program.hook), score)? {
+            return Ok(Some((binary, program)));
         }
     }
-    let binary = build_source(harness, &prepared.instrumented.plain(tests), None, score)?;
-    Ok(binary.map(|binary| (binary, false)))
+    let program = prepared.instrumented.plain(tests);
+    let binary = build_source(harness, &program.source, None, score)?;
+    Ok(binary.map(|binary| (binary, program)))
 }
 
 fn build_source(
@@ -299,6 +301,7 @@ fn build_source(
 fn baseline(
     harness: &Harness,
     binary: &TestBinary,
+    program: &Program,
     options: &ScoreOptions,
     score: &mut SuiteScore,
 ) -> Result<BTreeMap<String, Reach>, ScoreError> {
@@ -308,7 +311,7 @@ fn baseline(
         runs.push(harness.run(binary, &run_options)?);
         score.n_processes += 1;
     }
-    score.tests = binary.tests().iter().map(|name| merge(name, &runs)).collect();
+    score.tests = binary.tests().iter().map(|name| merge(name, &runs, program)).collect();
     score.passed = !score.tests.is_empty() && score.tests.iter().all(|test| test.verdict == Verdict::Passed);
     let mut reach: BTreeMap<String, Reach> = BTreeMap::new();
     for (name, text) in runs.iter().flat_map(|run| &run.extra) {
@@ -319,8 +322,8 @@ fn baseline(
     Ok(reach)
 }
 
-/// One verdict out of several runs.
-fn merge(name: &str, runs: &[TestRun]) -> TestOutcome {
+/// One verdict out of several runs. A message that is another in each run is left out.
+fn merge(name: &str, runs: &[TestRun], program: &Program) -> TestOutcome {
     let missing = || TestOutcome {
         name: name.to_owned(),
         verdict: Verdict::Aborted,
@@ -328,11 +331,34 @@ fn merge(name: &str, runs: &[TestRun]) -> TestOutcome {
     };
     let outcomes: Vec<TestOutcome> =
         runs.iter().map(|run| run.verdicts.get(name).cloned().unwrap_or_else(missing)).collect();
-    let first = outcomes.first().cloned().unwrap_or_else(missing);
-    if outcomes.iter().all(|outcome| outcome.verdict == first.verdict) {
-        return first;
+    let mut first = outcomes.first().cloned().unwrap_or_else(missing);
+    if !outcomes.iter().all(|outcome| outcome.verdict == first.verdict) {
+        let message = Some("the runs do not agree".to_owned());
+        return TestOutcome { verdict: Verdict::Flaky, message, ..first };
     }
-    TestOutcome { verdict: Verdict::Flaky, message: Some("the runs do not agree".to_owned()), ..first }
+    let is_stable = outcomes.iter().all(|outcome| outcome.message == first.message);
+    first.message = first.message.filter(|_| is_stable).map(|text| in_terms_of_the_tests(&text, program));
+    first
+}
+
+/// `row.rs:120:9: ...` names a place in the whole crate: makes it a place in the tests, or in the function.
+fn in_terms_of_the_tests(message: &str, program: &Program) -> String {
+    const MAX_CHARS: usize = 400;
+    let place = message.split_once(": ").and_then(|(place, text)| {
+        let mut parts = place.rsplitn(3, ':');
+        let column: u32 = parts.next()?.parse().ok()?;
+        let line: u32 = parts.next()?.parse().ok()?;
+        Some((line, column, text))
+    });
+    let text = match place {
+        Some((line, column, text)) if program.tests_lines.contains(&line) => {
+            format!("line {}, column {column}: {text}", line - program.tests_lines.start + 1)
+        }
+        Some((line, _, text)) if program.function_lines.contains(&line) => format!("in the function: {text}"),
+        Some((_, _, text)) => text.to_owned(),
+        None => message.to_owned(),
+    };
+    text.chars().take(MAX_CHARS).collect()
 }
 
 fn env(mutant: u32, fuel: Option<u64>) -> BTreeMap<String, String> {

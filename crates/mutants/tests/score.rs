@@ -133,6 +133,8 @@ fn vacuous_failing_and_missing_tests_kill_nothing() {
     assert!(vacuous.passed && vacuous.killed().is_empty() && !vacuous.entered);
     let failing = bench.score(&prepared, "#[test] fn t() { assert_eq!(clamp(1, 2, 3), 7); }");
     assert!(failing.compiled && !failing.passed && failing.mutants.is_empty() && failing.counts().is_none());
+    let message = failing.tests[0].message.as_deref().unwrap_or_default();
+    assert!(message.starts_with("line 1, column ") && message.contains("left: 2"), "{message}");
     let none = bench.score(&prepared, "fn helper() {}");
     assert!(none.compiled && !none.passed, "no test at all");
     let ignored = bench.score(&prepared, "#[test] #[ignore] fn t() { assert_eq!(clamp(1, 2, 3), 2); }");

@@ -1,0 +1,283 @@
+//! The stage on a small corpus whose outcome is known by hand.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use harness::Toolchain;
+use mutate_score::{MutateScore, Params};
+use record::compile::{COMPILE_SCHEMA_VERSION, CompileResult, CompileResults, Isolation};
+use record::corpus::{CorpusRow, LinkTier, Oracle, RowContext, RowMetadata, SourceClass};
+use record::generation::{FinishReason, Sample};
+use record::libs::{LIBS_SCHEMA_VERSION, PrebuiltLibs};
+use record::mutation::{CoverageReport, MutantStatus, MutationReport, SelectedSuite, TestResults, Verdict};
+use stage_kit::{ContextBuilder, ExitCode, StageError, files};
+
+const CLAMP: &str = "pub fn clamp(x: i32, lo: i32, hi: i32) -> i32 {
+    if x < lo { lo } else if x > hi { hi } else { x }
+}";
+const CLAMP_TESTS: &str = "#[test]
+fn all_three_ways() {
+    assert_eq!(clamp(-5, 2, 9), 2);
+    assert_eq!(clamp(12, 2, 9), 9);
+    assert_eq!(clamp(4, 2, 9), 4);
+}";
+const SUM: &str = "pub fn sum(n: u32) -> u32 {
+    let mut total = 0;
+    for i in 0..n {
+        total += i;
+    }
+    total
+}";
+const SUM_TESTS: &str = "#[test]\nfn sums() { assert_eq!(sum(5), 10); }";
+
+fn row(id: &str, function: &str, tests: &str) -> CorpusRow {
+    CorpusRow {
+        id: id.into(),
+        function_code: function.into(),
+        unit_tests: tests.into(),
+        property_tests: None,
+        context: RowContext::default(),
+        metadata: RowMetadata {
+            crate_name: "c".into(),
+            version: "1.0.0".into(),
+            path: "src/lib.rs".into(),
+            item: id.into(),
+            lines: [1, 3],
+            license: "MIT".into(),
+            complexity: 3,
+            has_generics: false,
+            has_lifetimes: false,
+            is_async: false,
+            is_unsafe: false,
+            uses_macros: false,
+            returns_result: false,
+            source_class: SourceClass::Curated,
+            property_class: None,
+            oracle: Oracle::Human,
+            link_tier: LinkTier::Curated,
+            mutants_killed: 1,
+            stratum: Some("std".into()),
+            sha256: String::new(),
+        },
+    }
+}
+
+fn sample(task: &str, sample_idx: u32, tests: &str) -> Sample {
+    Sample {
+        task_id: task.into(),
+        sample_idx,
+        round: 0,
+        seed: 1,
+        prompt_sha256: String::new(),
+        completion: tests.into(),
+        completion_ids: None,
+        finish_reason: FinishReason::Stop,
+        prompt_tokens: 1,
+        completion_tokens: 1,
+        model_sha256: String::new(),
+        adapter_sha256: None,
+        tokenizer_sha256: String::new(),
+        template_sha256: String::new(),
+    }
+}
+
+fn compiled(sample: &Sample, links: bool) -> CompileResult {
+    CompileResult {
+        task_id: sample.task_id.clone(),
+        sample_idx: sample.sample_idx,
+        round: sample.round,
+        tests: sample.completion.clone(),
+        refused: None,
+        parses: true,
+        type_checks: Some(links),
+        lint_clean: None,
+        links: Some(links),
+        diagnostics: Vec::new(),
+        fixes: Vec::new(),
+        facts: None,
+        similarity: None,
+    }
+}
+
+struct Case {
+    dir: tempfile::TempDir,
+}
+
+impl Case {
+    /// Samples: (task, index, tests, links).
+    fn new(rows: &[CorpusRow], samples: &[(&str, u32, &str, bool)]) -> Self {
+        let case = Self { dir: tempfile::tempdir().unwrap() };
+        for folder in ["samples", "corpus", "compile", "libs"] {
+            fs::create_dir(case.path(folder)).unwrap();
+        }
+        let all: Vec<Sample> = samples.iter().map(|(task, i, tests, _)| sample(task, *i, tests)).collect();
+        let results = all.iter().zip(samples).map(|(sample, (.., links))| compiled(sample, *links));
+        let results = CompileResults {
+            schema_version: COMPILE_SCHEMA_VERSION,
+            toolchain: String::new(),
+            linter: None,
+            isolation: Isolation { level: 0, layers: Vec::new() },
+            samples: results.collect(),
+        };
+        files::write_jsonl(&case.path("samples/samples.jsonl"), &all).unwrap();
+        files::write_jsonl(&case.path("corpus/holdout.jsonl"), rows).unwrap();
+        files::write_json(&case.path("compile/compile_results.json"), &results).unwrap();
+        let libs = PrebuiltLibs {
+            schema_version: LIBS_SCHEMA_VERSION,
+            rustc: Toolchain::find().unwrap().version,
+            externs: Default::default(),
+            versions: Default::default(),
+            files: Default::default(),
+        };
+        files::write_json(&case.path("libs/libs.json"), &libs).unwrap();
+        case
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn run(&self, output: &str) -> Result<PathBuf, StageError> {
+        let root: &Path = self.dir.path();
+        let mut builder = ContextBuilder::new("mutate-score", &root.join(format!("run-{output}")));
+        for input in ["samples", "corpus", "compile", "libs"] {
+            builder = builder.input(input, root.join(input));
+        }
+        let out = self.path(output);
+        builder
+            .output("mutation", &out)
+            .output("timings", self.path(&format!("{output}-timings")))
+            .run::<MutateScore>(Params::default())?;
+        Ok(out)
+    }
+}
+
+fn rows() -> Vec<CorpusRow> {
+    vec![row("a/clamp", CLAMP, CLAMP_TESTS), row("b/sum", SUM, SUM_TESTS)]
+}
+
+#[test]
+fn verdicts_mutants_coverage_and_controls_come_out_as_counted_by_hand() {
+    let below = "#[test]\nfn below() { assert_eq!(clamp(-5, 2, 9), 2); }";
+    let above = "#[test]\nfn above() { assert_eq!(clamp(12, 2, 9), 9); }";
+    let wrong = "#[test]\nfn wrong() { assert_eq!(clamp(4, 2, 9), 5); }";
+    let case = Case::new(
+        &rows(),
+        &[
+            ("a/clamp", 0, below, true),
+            ("a/clamp", 1, above, true),
+            ("a/clamp", 2, wrong, true),
+            ("a/clamp", 3, below, true),
+            ("b/sum", 0, "#[test]\nfn broken() { sum(\"x\") }", false),
+            ("b/sum", 1, SUM_TESTS, true),
+        ],
+    );
+    let out = case.run("first").unwrap();
+    let results: TestResults = files::read_json(&out.join("test_results.json")).unwrap();
+    let states: Vec<(bool, bool)> = results.samples.iter().map(|s| (s.compiled, s.passed)).collect();
+    assert_eq!(
+        states,
+        [(true, true), (true, true), (true, false), (true, true), (false, false), (true, true)]
+    );
+    // Three return values and four comparisons; `below` does not reach the second `if`.
+    let counts = results.samples[0].mutants.unwrap();
+    assert_eq!((counts.killed, counts.survived, counts.no_coverage), (4, 1, 2));
+    assert_eq!(
+        results.samples[0],
+        record::mutation::SampleResult { sample_idx: 0, ..results.samples[3].clone() }
+    );
+    let coverage = results.samples[0].coverage.unwrap();
+    assert_eq!((coverage.branches, coverage.branches_covered, coverage.branches_covered_baseline), (3, 1, 3));
+    assert_eq!(results.samples[2].tests[0].verdict, Verdict::Failed);
+    assert_eq!((results.samples[2].mutants, results.samples[2].coverage), (None, None));
+    let controls = &results.controls;
+    for control in [&controls.planted_bug, &controls.vacuous_test, &controls.shuffled_pairing] {
+        assert_eq!(
+            (control.as_expected, control.cases, control.holds),
+            (2, 2, Some(true)),
+            "{}",
+            control.expected
+        );
+    }
+
+    let report: MutationReport = files::read_json(&out.join("mutation.json")).unwrap();
+    assert_eq!((report.schema_version.as_str(), report.files.len()), ("2", 2));
+    let statuses = |file: &str| report.files[file].mutants.iter().map(|m| m.status).collect::<Vec<_>>();
+    assert!(statuses("a/clamp.rs").contains(&MutantStatus::Survived));
+    assert!(
+        statuses("b/sum.rs").iter().all(|s| *s == MutantStatus::NoCoverage),
+        "its first sample does not compile"
+    );
+
+    let selected: Vec<SelectedSuite> = files::read_jsonl(&out.join("selected.jsonl")).unwrap();
+    assert_eq!(selected.iter().map(|s| s.task_id.as_str()).collect::<Vec<_>>(), ["a/clamp", "b/sum"]);
+    let chosen: Vec<u32> = selected[0].samples.iter().map(|s| s.sample_idx).collect();
+    assert_eq!(chosen, [1], "`above` kills all that `below` kills, and more");
+
+    let coverage: CoverageReport = files::read_json(&out.join("coverage.json")).unwrap();
+    assert_eq!(coverage.functions["a/clamp"].branches.iter().filter(|b| b.covered).count(), 1);
+    assert!(!coverage.functions["b/sum"].passed);
+    let page = fs::read_to_string(out.join("mutation_report.html")).unwrap();
+    assert!(page.contains("x &lt; lo") && !page.contains("<script") && !page.contains("http"));
+
+    let second = case.run("second").unwrap();
+    for file in
+        ["test_results.json", "mutation.json", "mutation_report.html", "coverage.json", "selected.jsonl"]
+    {
+        assert_eq!(fs::read(out.join(file)).unwrap(), fs::read(second.join(file)).unwrap(), "{file} differs");
+    }
+    assert!(case.path("first-timings/summary.json").exists());
+}
+
+#[test]
+fn hangs_aborts_and_early_exits_are_verdicts_and_stop_nothing() {
+    let tests = "#[test]\nfn hangs() { loop { sum(3); } }\n#[test]\nfn leaves() { std::process::exit(0); }\n\
+                 #[test]\nfn aborts() { std::process::abort(); }\n#[test]\nfn sums() { assert_eq!(sum(5), 10); }";
+    let case = Case::new(&rows(), &[("b/sum", 0, tests, true)]);
+    let out = case.run("out").unwrap();
+    let results: TestResults = files::read_json(&out.join("test_results.json")).unwrap();
+    let verdicts: Vec<Verdict> = results.samples[0].tests.iter().map(|t| t.verdict).collect();
+    assert_eq!(verdicts, [Verdict::Timeout, Verdict::Aborted, Verdict::Aborted, Verdict::Passed]);
+    assert!(!results.samples[0].passed);
+}
+
+#[test]
+fn damaged_and_missing_inputs_name_their_place() {
+    let case = Case::new(&rows(), &[("a/clamp", 0, CLAMP_TESTS, true)]);
+    fs::write(case.path("samples/samples.jsonl"), "{\"task_id\":").unwrap();
+    let error = case.run("out").unwrap_err();
+    assert!(error.place().unwrap().contains("samples.jsonl:1"), "{error}");
+    assert!(!case.path("out").exists());
+
+    let case = Case::new(&rows(), &[("no/such", 0, CLAMP_TESTS, true)]);
+    let error = case.run("out").unwrap_err();
+    assert!(error.to_string().contains("no/such") && error.code() == ExitCode::StageFailed, "{error}");
+
+    let case = Case::new(&rows(), &[("a/clamp", 0, CLAMP_TESTS, true)]);
+    let path = case.path("compile/compile_results.json");
+    let mut results: CompileResults = files::read_json(&path).unwrap();
+    results.samples.clear();
+    files::write_json(&path, &results).unwrap();
+    assert!(case.run("out").unwrap_err().to_string().contains("no result for sample 0"));
+}
+
+#[test]
+fn parameters_of_zero_are_refused() {
+    let case = Case::new(&rows(), &[]);
+    let error = ContextBuilder::new("mutate-score", case.dir.path())
+        .output("mutation", case.path("out"))
+        .run::<MutateScore>(Params { runs: 0, ..Params::default() })
+        .unwrap_err();
+    assert_eq!(error.code(), ExitCode::Usage);
+}
+
+#[test]
+fn no_samples_is_an_empty_result_whose_controls_are_not_tested() {
+    let case = Case::new(&rows(), &[]);
+    let out = case.run("out").unwrap();
+    let results: TestResults = files::read_json(&out.join("test_results.json")).unwrap();
+    assert!(results.samples.is_empty());
+    assert_eq!(results.controls.planted_bug.holds, None);
+}
