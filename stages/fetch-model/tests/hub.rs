@@ -143,6 +143,7 @@ fn rate_limits_and_server_errors_are_waited_out() {
     let server = Server::start(ID, files.clone());
     server.fail("/api/models/", [Fault::Status(429), Fault::Status(503)]);
     server.fail("tokenizer.json", [Fault::Status(429), Fault::Status(500), Fault::Close]);
+    server.fail("cdn/model.safetensors", [Fault::Status(503)]);
     let client = Client::new(&server);
     same(&client.fetch().unwrap().dir, &files);
 }
@@ -160,11 +161,11 @@ fn a_rate_limit_that_stays_ends_as_retryable() {
 fn a_cut_download_goes_on_where_it_broke() {
     let files = files(false);
     let server = Server::start(ID, files.clone());
-    server.fail("resolve/*/model.safetensors", [Fault::CutAfter(1000), Fault::CutAfter(700)]);
+    server.fail("cdn/model.safetensors", [Fault::CutAfter(1000), Fault::CutAfter(700)]);
     let client = Client::new(&server);
     same(&client.fetch().unwrap().dir, &files);
     let asked: Vec<String> =
-        server.requests().into_iter().filter(|r| r.contains("/model.safetensors")).collect();
+        server.requests().into_iter().filter(|r| r.contains("cdn/model.safetensors")).collect();
     let starts: Vec<&str> =
         asked.iter().filter_map(|r| r.split("bytes=").nth(1)).filter(|r| r.ends_with('-')).collect();
     assert_eq!(starts, ["0-", "1000-", "1700-"]);
@@ -180,7 +181,9 @@ fn a_part_left_by_a_killed_program_is_continued() {
     let part = client.blobs().join(format!("{}.part", server::etag("model.safetensors", weights)));
     fs::write(&part, &weights[..500]).unwrap();
     same(&client.fetch().unwrap().dir, &files);
-    assert!(server.requests().iter().any(|r| r.contains("/model.safetensors") && r.ends_with("bytes=500-")));
+    assert!(
+        server.requests().iter().any(|r| r.contains("cdn/model.safetensors") && r.ends_with("bytes=500-"))
+    );
 }
 
 #[test]
@@ -202,13 +205,13 @@ fn a_part_of_other_bytes_or_too_long_is_thrown_away() {
 fn wrong_bytes_are_asked_for_again_and_never_kept() {
     let files = files(false);
     let server = Server::start(ID, files.clone());
-    server.fail("resolve/*/model.safetensors", [Fault::WrongBytes]);
+    server.fail("cdn/model.safetensors", [Fault::WrongBytes]);
     server.fail("resolve/*/tokenizer_config.json", [Fault::WrongBytes]);
     let client = Client::new(&server);
     same(&client.fetch().unwrap().dir, &files);
 
     let server = Server::start(ID, files);
-    server.fail("resolve/*/model.safetensors", [Fault::WrongBytes; 9]);
+    server.fail("cdn/model.safetensors", [Fault::WrongBytes; 9]);
     let client = Client::new(&server);
     let error = client.fetch().unwrap_err();
     assert!(error.to_string().contains("hash") && error.to_string().contains("model.safetensors"), "{error}");
@@ -271,7 +274,7 @@ fn a_hub_that_is_not_there_ends_as_retryable() {
 #[test]
 fn a_silent_connection_is_given_up() {
     let server = Server::start(ID, files(false));
-    server.fail("resolve/*/model.safetensors", [Fault::Silence]);
+    server.fail("cdn/model.safetensors", [Fault::Silence]);
     let mut client = Client::new(&server);
     client.settings.silence = Duration::from_millis(400);
     let error = client.fetch().unwrap_err();
@@ -282,7 +285,7 @@ fn a_silent_connection_is_given_up() {
 #[test]
 fn a_stopped_stage_does_not_wait_for_the_hub() {
     let server = Server::start(ID, files(false));
-    server.fail("resolve/*/model.safetensors", [Fault::Silence]);
+    server.fail("cdn/model.safetensors", [Fault::Silence]);
     let client = Client::new(&server);
     let flag = client.context.cancel_flag();
     std::thread::spawn(move || {

@@ -1,4 +1,5 @@
-//! A model hub on a local port, as far as a client needs one, that fails on demand.
+//! A model hub on a local port, as far as a client needs one, that fails on demand. As on the real one, weights lie
+//! elsewhere (`/cdn/`): the hub names their hash and redirects.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{BufRead, BufReader, Write};
@@ -141,10 +142,22 @@ fn serve(mut stream: TcpStream, id: &str, state: &Mutex<State>) -> std::io::Resu
         let body = serde_json::json!({"sha": COMMIT, "siblings": siblings}).to_string();
         return respond(&mut stream, 200, &["Content-Type: application/json".to_owned()], body.as_bytes());
     }
-    let name = path.strip_prefix(&format!("/{id}/resolve/{COMMIT}/"));
-    let Some((name, bytes)) = name.and_then(|name| files.get_key_value(name)) else {
+    let asked = path.strip_prefix(&format!("/{id}/resolve/{COMMIT}/"));
+    let Some(name) = asked.or_else(|| path.strip_prefix("/cdn/")).filter(|name| files.contains_key(*name))
+    else {
         return respond(&mut stream, 404, &[], b"");
     };
+    let bytes = &files[name];
+    if asked.is_some() && name.ends_with(".safetensors") {
+        let local = stream.local_addr()?;
+        let headers = [
+            format!("Location: http://{local}/cdn/{name}"),
+            format!("X-Linked-Etag: \"{}\"", etag(name, bytes)),
+            format!("X-Repo-Commit: {COMMIT}"),
+            "ETag: \"of-the-redirect\"".to_owned(),
+        ];
+        return respond(&mut stream, 302, &headers, b"");
+    }
     send(&mut stream, name, bytes, range.as_deref(), fault)
 }
 
