@@ -181,16 +181,14 @@ fn check_type(kind: &Value, value: &Value) -> Result<(), String> {
 fn check_bounds(keywords: &serde_json::Map<String, Value>, value: &Value) -> Result<(), String> {
     let bound = |name: &str| keywords.get(name).and_then(Value::as_f64);
     if let Some(x) = value.as_f64() {
-        let rules: [(&str, fn(f64, f64) -> bool, &str); 4] = [
-            ("minimum", |x, b| x >= b, "at least"),
-            ("maximum", |x, b| x <= b, "at most"),
-            ("exclusiveMinimum", |x, b| x > b, "more than"),
-            ("exclusiveMaximum", |x, b| x < b, "less than"),
+        let broken = [
+            (bound("minimum").filter(|b| x < *b), "at least"),
+            (bound("maximum").filter(|b| x > *b), "at most"),
+            (bound("exclusiveMinimum").filter(|b| x <= *b), "more than"),
+            (bound("exclusiveMaximum").filter(|b| x >= *b), "less than"),
         ];
-        for (name, holds, words) in rules {
-            if let Some(b) = bound(name)
-                && !holds(x, b)
-            {
+        for (bound, words) in broken {
+            if let Some(b) = bound {
                 return Err(format!("{value} must be {words} {b}"));
             }
         }

@@ -72,7 +72,7 @@ pub fn run_build(
         .args(arguments)
         .current_dir(&pipeline.dir)
         .env_clear()
-        .envs(kept.map(|(k, v)| (k, v)))
+        .envs(kept)
         .stdin(Stdio::null())
         .stdout(std::io::stderr())
         .process_group(0)

@@ -1,23 +1,26 @@
 //! A small process that outlives a killed runner just long enough to end its stages.
 //!
-//! The runner tells it every process group that starts and ends, over a pipe. When the pipe closes while groups are
-//! left, the runner is gone: the guard ends them, politely first.
+//! The runner tells it, over a pipe, which stage is about to start and which has ended. When the pipe closes while
+//! stages are left, the runner is gone: the guard finds their processes by the marker in their environment and ends
+//! them, politely first.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use record::exit::ExitCode;
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Signal, getpgid, kill_process};
 
-use super::process::{signal, sweep};
+use super::process::{marked, signal};
 
 /// The hidden subcommand that the guard runs as.
 pub(crate) const SUBCOMMAND: &str = "guard-stages";
 const GRACE: Duration = Duration::from_secs(2);
+const SETTLE: Duration = Duration::from_millis(500);
 
 /// The runner's end. Without a guard process, everything else works as well.
 #[derive(Debug, Default)]
@@ -39,12 +42,13 @@ impl Guard {
         Self { state: Mutex::new(started) }
     }
 
-    pub(crate) fn add(&self, group: Pid, marker: &[u8]) {
-        self.tell(&format!("+{} {}\n", group.as_raw_nonzero(), hex::encode(marker)));
+    /// Before the process starts: one that is killed between its start and a note of it would be lost.
+    pub(crate) fn add(&self, marker: &[u8]) {
+        self.tell(&format!("+{}\n", hex::encode(marker)));
     }
 
-    pub(crate) fn remove(&self, group: Pid) {
-        self.tell(&format!("-{}\n", group.as_raw_nonzero()));
+    pub(crate) fn remove(&self, marker: &[u8]) {
+        self.tell(&format!("-{}\n", hex::encode(marker)));
     }
 
     fn tell(&self, line: &str) {
@@ -74,27 +78,54 @@ pub fn guard_main() -> ExitCode {
     for number in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
         let _ = signal_hook::flag::register(number, std::sync::Arc::default());
     }
-    let mut groups: Vec<(Pid, Vec<u8>)> = Vec::new();
+    let mut markers: BTreeSet<Vec<u8>> = BTreeSet::new();
     for line in std::io::stdin().lock().lines() {
         let Ok(line) = line else { break };
         let Some((sign, rest)) = line.split_at_checked(1) else { continue };
-        let mut words = rest.split(' ');
-        let Some(pid) = words.next().and_then(|w| w.parse().ok()).and_then(Pid::from_raw) else { continue };
-        match sign {
-            "+" => groups.push((pid, words.next().and_then(|w| hex::decode(w).ok()).unwrap_or_default())),
-            _ => groups.retain(|(known, _)| *known != pid),
+        let Ok(marker) = hex::decode(rest) else { continue };
+        if sign == "+" {
+            markers.insert(marker);
+        } else {
+            markers.remove(&marker);
         }
     }
-    groups.iter().for_each(|(group, _)| signal(*group, Signal::TERM));
-    let alive = |group: &Pid| rustix::process::test_kill_process_group(*group).is_ok();
-    let mut waited = Duration::ZERO;
-    while waited < GRACE && groups.iter().any(|(group, _)| alive(group)) {
-        std::thread::sleep(Duration::from_millis(20));
-        waited += Duration::from_millis(20);
-    }
-    for (group, marker) in &groups {
-        signal(*group, Signal::KILL);
-        sweep(marker);
+    if !markers.is_empty() {
+        end_all(&markers);
     }
     ExitCode::Ok
+}
+
+/// Ends every process with one of the markers, and the groups that such processes lead.
+fn end_all(markers: &BTreeSet<Vec<u8>>) {
+    let started = Instant::now();
+    let mut asked: Vec<Pid> = Vec::new();
+    while started.elapsed() < GRACE {
+        let found = marked(markers);
+        // A process that was just being started shows its marker a little later.
+        if found.is_empty() && started.elapsed() > SETTLE {
+            return;
+        }
+        for pid in found {
+            if !asked.contains(&pid) {
+                asked.push(pid);
+                send(pid, Signal::TERM);
+            }
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    for _ in 0..10 {
+        let found = marked(markers);
+        if found.is_empty() {
+            return;
+        }
+        found.into_iter().for_each(|pid| send(pid, Signal::KILL));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn send(pid: Pid, number: Signal) {
+    let _ = kill_process(pid, number);
+    if getpgid(Some(pid)) == Ok(pid) {
+        signal(pid, number);
+    }
 }

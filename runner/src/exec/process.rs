@@ -1,5 +1,6 @@
 //! One program in its own process group, from start to the last of its descendants.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -45,6 +46,18 @@ pub(crate) fn run(
     guard: &Guard,
     tick: &mut dyn FnMut(),
 ) -> std::io::Result<(Ending, Vec<String>)> {
+    guard.add(&spec.marker);
+    let ended = run_guarded(spec, secrets, cancellation, tick);
+    guard.remove(&spec.marker);
+    ended
+}
+
+fn run_guarded(
+    spec: &ProcessSpec<'_>,
+    secrets: &Secrets,
+    cancellation: &Cancellation,
+    tick: &mut dyn FnMut(),
+) -> std::io::Result<(Ending, Vec<String>)> {
     let mut child = Command::new(spec.program)
         .args(&spec.arguments)
         .current_dir(spec.dir)
@@ -56,7 +69,6 @@ pub(crate) fn run(
         .process_group(0)
         .spawn()?;
     let group = Pid::from_child(&child);
-    guard.add(group, &spec.marker);
     let pipes: Vec<Box<dyn std::io::Read + Send>> = [
         child.stdout.take().map(|p| Box::new(p) as Box<dyn std::io::Read + Send>),
         child.stderr.take().map(|p| Box::new(p) as Box<dyn std::io::Read + Send>),
@@ -73,7 +85,6 @@ pub(crate) fn run(
     signal(group, Signal::KILL);
     let status = child.wait()?;
     sweep(&spec.marker);
-    guard.remove(group);
     let tail = capture?.finish();
     let ending = asked.unwrap_or_else(|| {
         use std::os::unix::process::ExitStatusExt;
@@ -141,7 +152,7 @@ pub(crate) fn signal(group: Pid, signal: Signal) {
 /// Kills descendants that left the group, found by their environment.
 pub(crate) fn sweep(marker: &[u8]) {
     for _ in 0..5 {
-        let found = marked(marker);
+        let found = marked(&BTreeSet::from([marker.to_vec()]));
         if found.is_empty() {
             return;
         }
@@ -152,14 +163,15 @@ pub(crate) fn sweep(marker: &[u8]) {
     }
 }
 
-fn marked(marker: &[u8]) -> Vec<Pid> {
+pub(crate) fn marked(markers: &BTreeSet<Vec<u8>>) -> Vec<Pid> {
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let own = std::process::id();
     processes
         .filter_map(|entry| {
             let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
             let environment = std::fs::read(entry.path().join("environ")).ok()?;
-            let hit = pid as u32 != own && environment.split(|b| *b == 0).any(|variable| variable == marker);
+            let hit = pid as u32 != own
+                && environment.split(|b| *b == 0).any(|variable| markers.contains(variable));
             hit.then(|| Pid::from_raw(pid)).flatten()
         })
         .collect()

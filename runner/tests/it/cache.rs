@@ -136,7 +136,9 @@ fn missing_blobs_trees_and_torn_entries_are_misses() {
                 fs::remove_file(file).unwrap();
             }
         }
-        project.runner(&["run"]).expect(0).says("2 done, 0 hits");
+        // Without its tree, `copy` runs again; what it makes is the same, so that `count` is cut off.
+        let expected = if kind == "trees" { "1 done, 1 hits" } else { "2 done, 0 hits" };
+        project.runner(&["run"]).expect(0).says(expected);
         assert_eq!(project.newest_text("stages/count/n").trim(), "5\nbytes");
         project.runner(&["run"]).expect(0).says("0 done, 2 hits");
     }
