@@ -452,13 +452,29 @@ pub fn planted_bug_is_found(
         outcome.is_some_and(|outcome| outcome.status == MutantStatus::Killed)
     };
     for id in score.killed().iter().filter(is_killed).take(TRIES) {
-        let Some(source) = prepared.instrumented.planted(*id, tests) else { continue };
-        let mut ignored = SuiteScore::default();
-        let Some(binary) = build_source(harness, &source, None, &mut ignored)? else { continue };
-        let run_options =
-            RunOptions { env: BTreeMap::new(), only: None, wall: options.wall, fail_fast: true };
-        let run = harness.run(&binary, &run_options)?;
-        return Ok(Some(run.verdicts.values().any(|test| test.verdict != Verdict::Passed)));
+        if let Some(run) = run_planted(harness, prepared, *id, tests, options.wall)? {
+            return Ok(Some(run.verdicts.values().any(|test| test.verdict != Verdict::Passed)));
+        }
     }
     Ok(None)
+}
+
+/// Runs a suite on the function with one mutant written into its source: no switch, no probes, no fuel.
+/// `None` when that does not compile.
+///
+/// # Errors
+/// The compiler or a program can't be started.
+pub fn run_planted(
+    harness: &Harness,
+    prepared: &Prepared,
+    mutant: u32,
+    tests: Option<&str>,
+    wall: Duration,
+) -> Result<Option<TestRun>, ScoreError> {
+    let Some(source) = prepared.instrumented.planted(mutant, tests) else { return Ok(None) };
+    let Some(binary) = build_source(harness, &source, None, &mut SuiteScore::default())? else {
+        return Ok(None);
+    };
+    let options = RunOptions { env: BTreeMap::new(), only: None, wall, fail_fast: true };
+    Ok(Some(harness.run(&binary, &options)?))
 }
