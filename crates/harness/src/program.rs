@@ -12,7 +12,7 @@ use proc_macro2::{TokenStream, TokenTree};
 use subject::ProptestBlock;
 use subject::tests::{TestKind, is_proptest, kind_of, should_panic};
 use syn::spanned::Spanned;
-use syn::{Attribute, Item, ItemFn, ItemMod};
+use syn::{Attribute, Item, ItemFn, ItemMacro, ItemMod, Meta};
 
 use crate::HarnessError;
 
@@ -32,6 +32,8 @@ const CLOCK_NAMES: [&str; 8] =
 pub struct TestProgram {
     pub(crate) source: String,
     pub(crate) tests: Vec<String>,
+    /// Calls of macros that make tests, which can't be run.
+    pub(crate) hidden: Vec<String>,
 }
 
 impl TestProgram {
@@ -77,6 +79,9 @@ struct Rewrite {
     /// Text to insert before a byte.
     inserts: Vec<(usize, String)>,
     tests: Vec<String>,
+    hidden: Vec<String>,
+    /// Names of macros that make tests.
+    test_macros: BTreeSet<String>,
     uses_tokio: bool,
     obeys_clock: bool,
 }
@@ -97,16 +102,39 @@ impl Rewrite {
                         calls += &self.entry(&test.attrs, path, &test.name.to_string(), &call);
                     }
                 }
+                Item::Macro(mac) => self.other_macro(mac, path),
                 _ => {}
             }
         }
         calls
     }
 
+    /// A macro that makes tests hides them from the rewriting. They must not be missing unseen.
+    fn other_macro(&mut self, item: &ItemMacro, path: &[String]) {
+        let has_tests = holds_test_attribute(item.mac.tokens.clone());
+        let name = item.mac.path.segments.last().map(|segment| segment.ident.to_string()).unwrap_or_default();
+        match &item.ident {
+            Some(defined) if has_tests => drop(self.test_macros.insert(defined.to_string())),
+            Some(_) => {}
+            None if has_tests || self.test_macros.contains(&name) => {
+                let test = self.unique_name(path, &format!("{name}!"));
+                self.hidden.push(test);
+            }
+            None => {}
+        }
+    }
+
     fn function(&mut self, item: &ItemFn, path: &[String]) -> Option<String> {
         let kind = kind_of(&item.attrs)?;
         self.blank_attributes(&item.attrs);
         let name = item.sig.ident.to_string();
+        let kind = match kind {
+            // `use tokio::test;` stands somewhere, or it would not have type-checked.
+            TestKind::Plain if item.sig.asyncness.is_some() => {
+                TestKind::Tokio { args: test_arguments(&item.attrs) }
+            }
+            kind => kind,
+        };
         let call = match kind {
             TestKind::Plain | TestKind::Property => format!("{name}()"),
             TestKind::Tokio { args } => {
@@ -232,7 +260,7 @@ impl Rewrite {
             writeln!(source, "#[allow(unused)] fn main() {body}")
         };
         written.map_err(|e| HarnessError::Compiler(e.to_string()))?;
-        Ok(TestProgram { source, tests: self.tests })
+        Ok(TestProgram { source, tests: self.tests, hidden: self.hidden })
     }
 }
 
@@ -242,11 +270,38 @@ fn conditions(attrs: &[Attribute]) -> String {
     conditions.filter_map(|attr| attr.span().source_text()).map(|text| text + " ").collect()
 }
 
+fn test_arguments(attrs: &[Attribute]) -> TokenStream {
+    let test = attrs.iter().find(|attr| kind_of(std::slice::from_ref(attr)).is_some());
+    match test.map(|attr| &attr.meta) {
+        Some(Meta::List(list)) => list.tokens.clone(),
+        _ => TokenStream::new(),
+    }
+}
+
 /// The value of `name = value` in an attribute's arguments, as text.
 fn argument(args: &TokenStream, name: &str) -> Option<String> {
     let tokens: Vec<TokenTree> = args.clone().into_iter().collect();
     let at = tokens.iter().position(|token| matches!(token, TokenTree::Ident(ident) if ident == name))?;
     Some(tokens.get(at + 2)?.to_string())
+}
+
+fn holds_test_attribute(stream: TokenStream) -> bool {
+    let tokens: Vec<TokenTree> = stream.into_iter().collect();
+    tokens.iter().enumerate().any(|(i, token)| match token {
+        TokenTree::Punct(punct) if punct.as_char() == '#' => match tokens.get(i + 1) {
+            Some(TokenTree::Group(group)) => names_test(group.stream()),
+            _ => false,
+        },
+        TokenTree::Group(group) => holds_test_attribute(group.stream()),
+        _ => false,
+    })
+}
+
+/// `test`, `tokio::test`, `tokio::test(...)`.
+fn names_test(attribute: TokenStream) -> bool {
+    let path = attribute.into_iter().take_while(|token| !matches!(token, TokenTree::Group(_)));
+    let last = path.filter(|token| matches!(token, TokenTree::Ident(_))).last();
+    last.is_some_and(|ident| ident.to_string() == "test")
 }
 
 fn mentions_clock(source: &str) -> bool {
@@ -314,6 +369,18 @@ mod tests {
         assert!(start("tokio::time::sleep(D).await"));
         assert!(!start("tokio::time::pause(); tokio::time::advance(D).await"));
         assert!(!start("let t = std::time::Instant::now();"));
+    }
+
+    #[test]
+    fn tests_made_by_macros_are_told_apart() {
+        let source = "macro_rules! make { ($n:ident) => { #[test] fn $n() {} } }
+            macro_rules! other { () => {} }
+            mod tests { make!(a); other!(); cfg_if! { if #[cfg(x)] { #[tokio::test] async fn b() {} } } #[test] fn c() {} }";
+        let program = TestProgram::new(source, None).unwrap();
+        assert_eq!(
+            (program.tests(), program.hidden.as_slice()),
+            (&["c".to_owned()][..], &["make!".to_owned(), "cfg_if!".to_owned()][..])
+        );
     }
 
     #[test]

@@ -13,13 +13,15 @@ use tempfile::TempDir;
 
 use crate::compile::read_messages;
 use crate::program::{RUNTIME, RUNTIME_NAME};
-use crate::verdicts::{Report, unreported};
+use crate::verdicts::{Report, not_run, unreported};
 use crate::{Compilation, CrateKind, EDITION, HarnessError, Libraries, TestProgram, Toolchain};
 
 /// The name of the compiled text in messages and in `file!()`.
 const FILE: &str = "row.rs";
 /// The compiler takes no other name for a library.
 const RUNTIME_FILE: &str = "lib__testforge_runtime.rlib";
+/// Room for what the hook says after each of many tests.
+const VERDICT_BYTES: usize = 8 << 20;
 /// Property tests draw the same cases in every run.
 const PROPTEST_SEED: &str = "6070118";
 
@@ -67,6 +69,7 @@ impl Default for RunOptions {
 pub struct TestBinary {
     path: PathBuf,
     tests: Vec<String>,
+    hidden: Vec<String>,
     _dir: TempDir,
 }
 
@@ -203,7 +206,8 @@ impl Harness {
             return Ok(Build::Failed(compilation));
         }
         let path = dir.path().join("row");
-        Ok(Build::Ready(TestBinary { path, tests: program.tests.clone(), _dir: dir }))
+        let (tests, hidden) = (program.tests.clone(), program.hidden.clone());
+        Ok(Build::Ready(TestBinary { path, tests, hidden, _dir: dir }))
     }
 
     /// Runs the program's tests, in one process as long as they let it live. A test whose process ends before it reports
@@ -215,13 +219,20 @@ impl Harness {
         let is_wanted = |name: &String| options.only.as_ref().is_none_or(|only| only.contains(name));
         let mut pending: Vec<String> = binary.tests.iter().filter(|name| is_wanted(name)).cloned().collect();
         let mut run = TestRun::default();
+        for name in binary.hidden.iter().filter(|name| is_wanted(name)) {
+            run.verdicts.insert(name.clone(), not_run(name));
+        }
         while !pending.is_empty() {
             let (report, finished) = self.once(binary, options, &pending)?;
             run.wall += finished.wall;
             // What ran first had the process for itself; so had a single test.
             let was_alone = report.verdicts.is_empty();
-            let unfinished = report.unfinished.clone();
+            let (unfinished, done) = (report.unfinished.clone(), report.done);
             run.take(report);
+            if done {
+                // What did not begin by now is not in the program: a condition left it out.
+                break;
+            }
             // With no test begun, the process ended before its `main`, or lost its pipe: the first one is tried alone.
             let culprit =
                 unfinished.or_else(|| pending.iter().find(|name| !run.verdicts.contains_key(*name)).cloned());
@@ -289,7 +300,7 @@ impl Harness {
                 memory_bytes: self.limits.run_memory_bytes,
                 file_bytes: 1 << 20,
                 processes: 64,
-                output_bytes: self.limits.output_bytes,
+                output_bytes: self.limits.output_bytes.max(VERDICT_BYTES),
             },
             profile: Profile::Program,
             verdict_fd_env: Some("TESTFORGE_FD".to_owned()),

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::Limits;
 
+const PREFIX: &str = "testforge-";
 static COUNTER: AtomicU64 = AtomicU64::new(0);
 
 /// Where groups can be made.
@@ -29,6 +30,7 @@ impl Hierarchy {
         let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
         let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
         candidates(&groups, &mounts).into_iter().find(|candidate| {
+            candidate.sweep();
             let limits = Limits {
                 wall: Duration::ZERO,
                 cpu_s: 0,
@@ -39,6 +41,21 @@ impl Hierarchy {
             };
             Group::create(candidate, &limits).is_ok()
         })
+    }
+
+    /// Removes what a killed process of ours left behind. Only an empty group can be removed at all.
+    fn sweep(&self) {
+        let parents = match self {
+            Self::V2(dir) => vec![dir],
+            Self::V1 { memory, pids } => vec![memory, pids],
+        };
+        for entry in parents.into_iter().filter_map(|dir| fs::read_dir(dir).ok()).flatten().flatten() {
+            let name = entry.file_name();
+            let owner = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next());
+            if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+                let _ = fs::remove_dir(entry.path());
+            }
+        }
     }
 
     pub(crate) fn name(&self) -> &'static str {
@@ -59,7 +76,7 @@ pub(crate) struct Group {
 
 impl Group {
     pub(crate) fn create(hierarchy: &Hierarchy, limits: &Limits) -> io::Result<Self> {
-        let name = format!("testforge-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
+        let name = format!("{PREFIX}{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
         let memory = limits.memory_bytes.to_string();
         let tasks = limits.processes.to_string();
         let mut group = Self { dirs: Vec::new(), members: Vec::new() };
