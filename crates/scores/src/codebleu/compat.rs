@@ -1,12 +1,16 @@
 //! CodeBLEU as the Python package `codebleu` 0.7.0 computes it for Rust (with tree-sitter-rust 0.21.2).
 //!
-//! Known faults, kept on purpose: tokens are split at white space; the weighted term is a recall
-//! that punishes no short candidate; a term without matches is
-//! smoothed, never 0; syntax is a recall that counts one candidate subtree any number of times; comments are cut with
-//! a pattern that takes lifetimes for quotes; and data flow stops at function signatures, after which "none found" counts as
-//! a full match. Two of its values can't be reproduced: where it merges names through a Python set, its result changes
-//! with the interpreter's hash seed (here: order of appearance); and where it would run out of stack or of patience (trees
-//! deeper than 500, loops nested so that two million nodes are visited), it is taken to find no data flow.
+//! Known faults, kept on purpose:
+//! - tokens are split at white space;
+//! - the weighted term is a recall that takes 2 for the reference's length, so it punishes no short candidate;
+//! - an order without matches is smoothed, never 0;
+//! - syntax is a recall that counts one candidate subtree any number of times;
+//! - comments are cut with a pattern that takes lifetimes for quotes;
+//! - data flow stops at the signatures of functions, and "none found" then counts as a full match.
+//!
+//! Two of its values can't be reproduced. Where it merges names through a Python set, its result changes with the
+//! interpreter's hash seed; here names keep their order of appearance. Where it would run out of stack or of patience
+//! (trees deeper than 500, loops nested so that two million nodes are visited), it is taken to find no data flow.
 
 use crate::codebleu::CodeBleu;
 use crate::codebleu::reference_flow::{self, Edge};
