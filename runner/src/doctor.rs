@@ -72,7 +72,7 @@ pub fn examine(dir: &Path, environment: &BTreeMap<OsString, OsString>) -> Vec<Fi
     ];
     findings.extend(gpu_findings(environment));
     findings.push(hub(environment));
-    findings.extend(sandbox_findings());
+    findings.extend(sandbox_findings(environment));
     findings.push(disk(dir));
     findings
 }
@@ -166,24 +166,37 @@ fn hub(environment: &BTreeMap<OsString, OsString>) -> Finding {
     )
 }
 
-fn sandbox_findings() -> Vec<Finding> {
-    let number = |path: &str| fs::read_to_string(path).ok().and_then(|t| t.trim().parse::<u64>().ok());
-    let forbidden = number("/proc/sys/kernel/unprivileged_userns_clone") == Some(0)
-        || number("/proc/sys/user/max_user_namespaces") == Some(0)
-        || number("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == Some(1);
-    let namespaces = match (Path::new("/proc/self/ns/user").exists(), forbidden) {
-        (false, _) => Err("the kernel has none".to_owned()),
-        (true, true) => Err("switched off for ordinary users by a sysctl".to_owned()),
-        (true, false) => Ok("offered by the kernel".to_owned()),
+/// The highest Landlock ABI that the kernel grants; makes rule sets and enforces none.
+fn landlock() -> Result<String, String> {
+    use landlock::{ABI, Access, AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr};
+
+    let granted = |abi: ABI| {
+        let rules = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+        rules.handle_access(AccessFs::from_all(abi)).and_then(Ruleset::create).is_ok()
     };
-    let modules = fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
-    let landlock = if modules.split(',').any(|m| m.trim() == "landlock") {
-        Ok("active".to_owned())
-    } else if modules.is_empty() {
-        Err("unknown: /sys/kernel/security/lsm can't be read".to_owned())
-    } else {
-        Err("not among the active security modules".to_owned())
+    let known = [(5, ABI::V5), (3, ABI::V3), (2, ABI::V2), (1, ABI::V1)];
+    let found = known.into_iter().find(|(_, abi)| granted(*abi));
+    found.map(|(n, _)| format!("ABI {n} or later")).ok_or_else(|| "the kernel does not grant it".to_owned())
+}
+
+/// Makes a user and a network namespace for a moment, where `unshare` is installed.
+fn namespaces(environment: &BTreeMap<OsString, OsString>) -> Result<String, String> {
+    let path = variable(environment, "PATH").cloned().unwrap_or_default();
+    let Some(unshare) = std::env::split_paths(&path).map(|d| d.join("unshare")).find(|p| p.is_file()) else {
+        let offered = Path::new("/proc/self/ns/user").exists();
+        let hint = "not tried (`unshare` is not installed)";
+        return if offered {
+            Ok(format!("in the kernel, {hint}"))
+        } else {
+            Err("the kernel has none".to_owned())
+        };
     };
+    let arguments = ["--user", "--map-root-user", "--net", "true"].map(OsString::from);
+    let all: Vec<(OsString, OsString)> = environment.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+    capture(&unshare, &arguments, Path::new("/"), &all, LIMIT).map(|_| "made one".to_owned())
+}
+
+fn sandbox_findings(environment: &BTreeMap<OsString, OsString>) -> Vec<Finding> {
     let seccomp = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let seccomp = if seccomp.contains("Seccomp:") {
         Ok("in the kernel".to_owned())
@@ -196,8 +209,8 @@ fn sandbox_findings() -> Vec<Finding> {
         Err("version 2 is not mounted".to_owned())
     };
     vec![
-        finding("user namespaces", namespaces, "sandbox level 2: no network for generated code"),
-        finding("Landlock", landlock, "sandbox level 1: file access of generated code"),
+        finding("user namespaces", namespaces(environment), "sandbox level 2: no network for generated code"),
+        finding("Landlock", landlock(), "sandbox level 1: file access of generated code"),
         finding("seccomp", seccomp, "sandbox level 1: system calls of generated code"),
         finding("cgroup", cgroup, "sandbox level 3: memory and process limits"),
     ]

@@ -66,26 +66,29 @@ impl Store {
                 fs::create_dir_all(&dir).map_err(|e| CacheError::io("create the folder", &dir, e))?;
             }
         }
-        let version = root.join("VERSION");
-        match fs::read_to_string(&version) {
-            Ok(found) if found == VERSION => {}
-            Ok(found) => {
-                return Err(CacheError::Version { path: version, found: found.trim().to_owned() });
-            }
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                fs::write(&version, VERSION).map_err(|e| CacheError::io("write", &version, e))?;
-                // The cache describes itself as such to backup programs and to git.
-                let _ = fs::write(root.join(".gitignore"), "*\n");
-            }
-            Err(e) => return Err(CacheError::io("read", &version, e)),
-        }
-        Ok(Self {
+        let store = Self {
             root: root.to_owned(),
             stats: StatCache::load(&root.join("stat")),
             reflinks: AtomicBool::new(true),
             counter: AtomicU64::new(0),
             quarantined: Mutex::new(Vec::new()),
-        })
+        };
+        store.check_version()?;
+        Ok(store)
+    }
+
+    fn check_version(&self) -> Result<()> {
+        let version = self.root.join("VERSION");
+        match fs::read_to_string(&version) {
+            Ok(found) if found == VERSION => Ok(()),
+            Ok(found) => Err(CacheError::Version { path: version, found: found.trim().to_owned() }),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                // The cache declares itself as such to git.
+                let _ = fs::write(self.root.join(".gitignore"), "*\n");
+                self.write_atomically(&version, VERSION.as_bytes(), false)
+            }
+            Err(e) => Err(CacheError::io("read", &version, e)),
+        }
     }
 
     pub fn root(&self) -> &Path {

@@ -163,17 +163,19 @@ fn build(
 fn refuse_stale(workspace: &Workspace, built: bool) -> Result<()> {
     let command = workspace.pipeline.build.as_ref().map_or_else(|| "cargo build".to_owned(), |c| c.join(" "));
     for (name, stage) in &workspace.stages {
-        let program = &workspace.pipeline.stages[name].run[0].value;
-        if stage.program.is_none() {
-            return Err(RunnerError::usage(
-                format!("stage `{name}`: there is no program `{program}`, and the build does not make it"),
-                format!("check its name in the pipeline, or build it: {command}"),
-            ));
-        }
         if let (Some(stale), false) = (&stage.stale, built) {
             let message =
                 format!("{} is older than its source {}", stale.program.display(), stale.source.display());
             return Err(RunnerError::usage(message, format!("rebuild it: {command}")));
+        }
+        if stage.program.is_none() {
+            let program = &workspace.pipeline.stages[name].run[0].value;
+            return Err(RunnerError::usage(
+                format!(
+                    "stage `{name}`: there is no usable program `{program}`, and the build does not make it"
+                ),
+                format!("check its name in the pipeline, or build it: {command}"),
+            ));
         }
     }
     Ok(())

@@ -140,7 +140,15 @@ fn resolve_stage(
         }
     }
     if stage.protocol == 2 && resolved.program.is_some() {
-        let description = describe::describe(pipeline, store, stage, &resolved, &environment)?;
+        let description = match describe::describe(pipeline, store, stage, &resolved, &environment) {
+            Ok(description) => description,
+            // An outdated program that a build will replace may know nothing of the protocol yet.
+            Err(_) if resolved.stale.is_some() && pipeline.build.is_some() => {
+                resolved.program = None;
+                return Ok(resolved);
+            }
+            Err(faults) => return Err(faults),
+        };
         let mut errors = config::check_ports(pipeline, stage, &description);
         errors.extend(config::check_params(&pipeline.source, stage, &description));
         if !errors.is_empty() {

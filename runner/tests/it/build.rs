@@ -28,7 +28,7 @@ outputs = ["o"]
 fn builds_when_a_program_is_missing_or_older_than_its_source() {
     let project = project();
     project.runner(&["plan"]).expect(0).says("the program `tool` is not built");
-    project.runner(&["run", "--no-build"]).expect(2).says("there is no program `tool`");
+    project.runner(&["run", "--no-build"]).expect(2).says("there is no usable program `tool`");
     project.runner(&["run"]).expect(0).says("build: sh make.sh (the program `tool` is not built)");
     assert_eq!(project.executed(), ["build"]);
     project.runner(&["run"]).expect(0).says("0 done, 1 hits");
@@ -70,4 +70,21 @@ fn the_build_does_not_see_what_cargo_run_sets() {
     for name in ["CARGO_PKG_NAME", "CARGO_MANIFEST_DIR", "CARGO=", "LD_LIBRARY_PATH", "RUSTUP_TOOLCHAIN"] {
         assert!(!seen.contains(name), "{name} reached the build");
     }
+}
+
+#[test]
+fn an_outdated_program_that_can_t_describe_itself_is_built_first() {
+    let project = project();
+    let text = project.read("pipeline.toml").replace("run = [\"tool\"]", "run = [\"tool\"]\nprotocol = 2");
+    fs::write(project.path("pipeline.toml"), text).unwrap();
+    project.write("source.sh", "#!/bin/sh\necho an old skeleton\n");
+    project.runner(&["run"]).expect(2).says("`tool --describe`: not a description");
+    std::thread::sleep(Duration::from_millis(30));
+    let description = r#"{"name":"tool","protocol":2,"version":"1","inputs":[],"outputs":[{"name":"o","description":"","required":true,"volatile":false}],"params":{"type":"object"}}"#;
+    project.write(
+        "source.sh",
+        &format!("#!/bin/sh\nif [ \"$1\" = --describe ]; then echo '{description}'; else echo 1 > $(dirname $(dirname $TESTFORGE_REQUEST))/o; fi\n"),
+    );
+    project.runner(&["plan"]).expect(0).says("is not built");
+    project.runner(&["run"]).expect(0);
 }
