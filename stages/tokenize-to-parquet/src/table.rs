@@ -37,9 +37,7 @@ pub fn write(path: &Path, rows: &[Row], manifest: &TokensManifest) -> Result<()>
         .set_key_value_metadata(Some(metadata(manifest)))
         .build();
     let file = File::create(path).map_err(|e| StageError::io("create", path, e))?;
-    let failed = |e: ParquetError| {
-        StageError::failed(format!("can't write: {e}")).at(path.display().to_string()).next("check that disk")
-    };
+    let failed = |e: ParquetError| write_error(path, e);
     let mut writer = ArrowWriter::try_new(file, Arc::clone(&schema), Some(properties)).map_err(failed)?;
     for rows in rows.chunks(GROUP) {
         let batch =
@@ -48,6 +46,16 @@ pub fn write(path: &Path, rows: &[Row], manifest: &TokensManifest) -> Result<()>
     }
     writer.close().map_err(failed)?;
     Ok(())
+}
+
+fn write_error(path: &Path, error: ParquetError) -> StageError {
+    let message = format!("can't write: {error}");
+    if let ParquetError::External(source) = error
+        && let Ok(io) = source.downcast::<std::io::Error>()
+    {
+        return StageError::io("write", path, *io);
+    }
+    StageError::failed(message).at(path.display().to_string()).next("check that disk")
 }
 
 fn schema() -> Arc<Schema> {

@@ -290,3 +290,14 @@ fn a_damaged_token_file_is_an_error() {
         assert!(error.to_string().contains("train.parquet"), "{error}");
     }
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_said_to_be_one() {
+    let case = Case::new(&rows(5), &[]);
+    let dir = case.run("tokens", Params::default()).unwrap();
+    let error = tokenize_to_parquet::write(Path::new("/dev/full"), &read(&dir, "train"), &metadata(&dir))
+        .unwrap_err();
+    assert!(error.to_string().contains("/dev/full") && error.to_string().contains("space"), "{error}");
+    assert!(miette::Diagnostic::help(&error).unwrap().to_string().contains("free some space"));
+}
