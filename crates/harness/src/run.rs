@@ -380,7 +380,7 @@ impl Harness {
             env: env.into(),
             current_dir: dir.clone(),
             readable,
-            writable: vec![dir],
+            writable: vec![dir.clone()],
             limits: sandbox::Limits {
                 wall: self.limits.compile_wall,
                 cpu_s: self.limits.compile_wall.as_secs().saturating_mul(2) + 10,
@@ -392,7 +392,7 @@ impl Harness {
             profile: Profile::Tool,
             verdict_fd_env: None,
         })?;
-        compilation(&finished)
+        compilation(&finished, &dir)
     }
 }
 
@@ -407,8 +407,10 @@ impl TestRun {
     }
 }
 
-fn compilation(finished: &Finished) -> Result<Compilation, HarnessError> {
-    let (diagnostics, rest) = read_messages(&String::from_utf8_lossy(&finished.stderr), FILE);
+/// `dir` has another name each time: in messages it becomes `.`.
+fn compilation(finished: &Finished, dir: &Path) -> Result<Compilation, HarnessError> {
+    let stderr = String::from_utf8_lossy(&finished.stderr).replace(&*dir.to_string_lossy(), ".");
+    let (diagnostics, rest) = read_messages(&stderr, FILE);
     let stopped = match finished.status {
         Status::Exit(0 | 1) => None,
         Status::Exit(101) => Some("the compiler crashed".to_owned()),

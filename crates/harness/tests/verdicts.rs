@@ -267,6 +267,7 @@ fn a_link_error_is_found_only_by_linking() {
     assert!(harness.check(source, CrateKind::Test).unwrap().success);
     let linked = harness.link(source).unwrap();
     assert!(!linked.success && linked.stopped.is_none(), "{linked:?}");
+    assert_eq!(linked, harness.link(source).unwrap(), "no name of a temporary folder is in the messages");
 }
 
 #[test]
