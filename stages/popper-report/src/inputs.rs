@@ -30,6 +30,8 @@ pub(crate) struct Inputs {
     pub(crate) timings: Option<With<Vec<GenerationTiming>>>,
     pub(crate) generation: Option<GenerationSummary>,
     pub(crate) lock: Option<With<ReproducibilityLock>>,
+    /// Digests of the folders that a lock knows by name (`adapters`, `dataset`); empty without a lock.
+    pub(crate) folders: Map<String>,
     pub(crate) baseline: Option<Report>,
 }
 
@@ -78,6 +80,7 @@ impl Inputs {
     pub(crate) fn load(context: &Context) -> Result<Self> {
         let required = || StageError::internal("a required input was taken for an optional one");
         let log = in_folder(context, "log", "metrics.json")?;
+        let lock = lock(context)?;
         let inputs = Self {
             corpus: corpus(context)?,
             tuned: evaluation(context, "", true)?.ok_or_else(required)?,
@@ -90,7 +93,8 @@ impl Inputs {
                 .map(|p| jsonl(&p, "timings"))
                 .transpose()?,
             generation: generation(context)?,
-            lock: lock(context)?,
+            folders: if lock.is_some() { folders(context)? } else { Map::new() },
+            lock,
             baseline: baseline(context)?,
         };
         same_adapter(&inputs.tuned, &inputs.training)?;
@@ -263,6 +267,38 @@ fn lock(context: &Context) -> Result<Option<With<ReproducibilityLock>>> {
             .next("give the `reproducibility.lock` of an experiment's folder")
     })?;
     Ok(Some(With { value, evidence: evidence(&path, "lock")? }))
+}
+
+fn folders(context: &Context) -> Result<Map<String>> {
+    let mut folders = Map::new();
+    for (name, input) in [("adapters", "adapter"), ("dataset", "corpus")] {
+        if let Some(dir) = context.optional_input(input)? {
+            let mut lines = String::new();
+            list(dir, "", &mut lines)?;
+            folders.insert(name.to_owned(), digest::sha256_hex(lines));
+        }
+    }
+    Ok(folders)
+}
+
+/// `path\0sha256\n` of every file below, by name: what a lock takes a folder's digest over.
+fn list(dir: &Path, prefix: &str, lines: &mut String) -> Result<()> {
+    let entries = fs::read_dir(dir).map_err(|e| StageError::io("list", dir, e))?;
+    let mut paths = Vec::new();
+    for entry in entries {
+        paths.push(entry.map_err(|e| StageError::io("list", dir, e))?.path());
+    }
+    paths.sort();
+    for path in paths {
+        let name = format!("{prefix}{}", path.file_name().unwrap_or_default().to_string_lossy());
+        if path.is_dir() {
+            list(&path, &format!("{name}/"), lines)?;
+        } else {
+            let sum = digest::sha256_file(&path).map_err(|e| StageError::io("read", &path, e))?;
+            lines.push_str(&format!("{name}\0{sum}\n"));
+        }
+    }
+    Ok(())
 }
 
 fn baseline(context: &Context) -> Result<Option<Report>> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use record::Map;
 use record::experiment::ReproducibilityLock;
 use record::report::{Evidence, Measured};
 use record::training::StepRecord;
@@ -130,7 +131,7 @@ pub(super) fn environment(subject: &Subject<'_>) -> Finding {
         let used = toolchain.lines().next().unwrap_or("");
         faults.push(format!("it names `{}`, the tests were compiled with `{used}`", lock.value.rust));
     }
-    faults.extend(other_weights(&lock.value, &subject.inputs.training.weights));
+    faults.extend(other_folders(&lock.value, &subject.inputs.folders, &subject.inputs.training.weights));
     let measured = Measured {
         value: faults.len() as f64,
         unit: "faults".to_owned(),
@@ -163,7 +164,8 @@ fn incomplete(lock: &ReproducibilityLock) -> Vec<String> {
     need(lock.config.deterministic_algorithms, "deterministic algorithms were not asked for");
     let is_digest = |sum: &String| {
         let hex = sum.strip_prefix("sha256:").or_else(|| sum.strip_prefix("blake3:"));
-        hex.is_some_and(|h| h.len() == 64 && h.bytes().all(|b| b.is_ascii_hexdigit()))
+        let is_hex = |h: &str| h.len() == 64 && h.bytes().all(|b| b.is_ascii_hexdigit());
+        hex.is_some_and(is_hex) || sum.starts_with("link:")
     };
     if let Some((name, sum)) = lock.checksums.iter().find(|(_, sum)| !is_digest(sum)) {
         faults.push(format!("the checksum of {name} is no digest: `{sum}`"));
@@ -181,11 +183,18 @@ fn agrees(locked: &str, toolchain: &str) -> bool {
     version(locked).is_some() && version(locked) == version(toolchain)
 }
 
-/// Weights whose SHA-256 the lock knows under the name `adapters`, and which are others.
-fn other_weights(lock: &ReproducibilityLock, weights: &[Evidence]) -> Option<String> {
-    let locked = lock.checksums.get("adapters")?.strip_prefix("sha256:")?;
-    let found = weights.iter().any(|e| e.sha256 == locked);
-    (!weights.is_empty() && !found).then(|| "the adapter is not the one whose checksum it holds".to_owned())
+/// Adapter and corpus that are not those whose checksums the lock holds. For the adapter, the checksum of its weights
+/// alone counts too.
+fn other_folders(lock: &ReproducibilityLock, folders: &Map<String>, weights: &[Evidence]) -> Vec<String> {
+    let is_other = |(name, found): &(&String, &String)| {
+        let Some(locked) = lock.checksums.get(*name).and_then(|sum| sum.strip_prefix("sha256:")) else {
+            return false;
+        };
+        let is_weights = name.as_str() == "adapters" && weights.iter().any(|e| e.sha256 == locked);
+        locked != found.as_str() && !is_weights
+    };
+    let other = folders.iter().filter(is_other);
+    other.map(|(name, _)| format!("the checksum of `{name}` is that of other files")).collect()
 }
 
 #[cfg(test)]
