@@ -97,7 +97,6 @@ fn execute(
     let visible =
         workspace.surroundings.variable("CUDA_VISIBLE_DEVICES").map(|v| v.to_string_lossy().into_owned());
     let pool = Pool::new(Machine::probe(visible.as_deref()), args.jobs);
-    let exe = std::env::current_exe().ok();
     let graph = &workspace.graph;
     let result = exec::run(
         workspace,
@@ -105,7 +104,7 @@ fn execute(
         options,
         pool,
         cancellation,
-        exe.as_deref(),
+        workspace.surroundings.exe.as_deref(),
         &mut |happening| reporter.happened(happening),
         &mut |nodes| record.update(graph, nodes),
     );

@@ -94,6 +94,13 @@ pub(crate) fn stage(reader: &mut Reader<'_>, name: &str, entry: &Entry) -> Optio
         volatile,
     };
     placeholders(reader, &stage);
+    for axis in &stage.matrix {
+        if let Some(param) = stage.params.get(&axis.param) {
+            let message =
+                format!("stage `{name}`: `{}` is a parameter and an axis of the matrix", axis.param);
+            reader.fault(&param.span, message, "keep one of them");
+        }
+    }
     Some(stage)
 }
 

@@ -283,3 +283,70 @@ fn cycle(pipeline: &Pipeline, needs: &BTreeMap<&str, BTreeSet<&str>>, left: &BTr
     path.push(ring[0].to_owned());
     GraphError::Cycle { path, span }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::{Source as Text, parse};
+
+    fn pipeline(text: &str) -> Pipeline {
+        let source = Text { path: "pipeline.toml".into(), text: format!("schema = 1\n{text}").into() };
+        parse(source, "/".into(), None, &[]).unwrap()
+    }
+
+    fn stage(name: &str, inputs: &[String]) -> String {
+        let inputs: Vec<String> =
+            inputs.iter().enumerate().map(|(i, from)| format!("i{i} = \"{from}.o\"")).collect();
+        format!("[stage.{name}]\nrun = [\"p\"]\noutputs = [\"o\"]\ninputs = {{ {} }}\n", inputs.join(", "))
+    }
+
+    proptest! {
+        /// Any graph without a cycle, in any order of the file: producers come first, and selections are closed.
+        #[test]
+        fn producers_come_before_consumers(edges in prop::collection::vec((0usize..12, 0usize..12), 0..30), rotate in 0usize..12) {
+            let mut needs: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); 12];
+            for (a, b) in edges {
+                if a != b {
+                    needs[a.max(b)].insert(a.min(b));
+                }
+            }
+            let name = |i: usize| format!("s{}", (i * 7 + 3) % 12);
+            let mut stages: Vec<String> = (0..12)
+                .map(|i| stage(&name(i), &needs[i].iter().map(|n| name(*n)).collect::<Vec<_>>()))
+                .collect();
+            stages.rotate_left(rotate);
+            let graph = Graph::new(&pipeline(&stages.concat())).unwrap();
+            prop_assert_eq!(graph.nodes.len(), 12);
+            for (i, node) in graph.nodes.iter().enumerate() {
+                prop_assert!(node.producers.iter().all(|p| *p < i));
+                let up = graph.upstream(BTreeSet::from([i]));
+                prop_assert!(up.iter().all(|u| graph.downstream(BTreeSet::from([*u])).contains(&i)));
+            }
+        }
+
+        /// One more edge, from the last stage of a chain to its first: always a cycle, always named whole.
+        #[test]
+        fn every_ring_is_found(length in 1usize..8) {
+            let ring: Vec<String> = (0..length).map(|i| stage(&format!("r{i}"), &[format!("r{}", (i + 1) % length)])).collect();
+            match Graph::new(&pipeline(&ring.concat())) {
+                Err(GraphError::Cycle { path, .. }) => prop_assert_eq!(path.len(), length + 1),
+                other => prop_assert!(false, "{:?}", other),
+            }
+        }
+    }
+
+    #[test]
+    fn repeats_are_inherited_and_matrices_multiply() {
+        let text = stage("a", &[])
+            + "repeat = 1\n"
+            + &stage("b", &["a".into()])
+            + "repeat = 2\nmatrix = { x = [1, 2], y = [\"p/q\", \"r\"] }\n";
+        let graph = Graph::new(&pipeline(&text)).unwrap();
+        let names: Vec<&str> = graph.nodes.iter().map(|n| n.name.as_str()).collect();
+        assert_eq!(names, ["a", "b[x=1,y=p_q]", "b[x=1,y=r]", "b[x=2,y=p_q]", "b[x=2,y=r]"]);
+        assert_eq!(graph.nodes[1].repeats, BTreeSet::from([1, 2]));
+        assert_eq!(graph.nodes[1].params["y"], "p/q");
+    }
+}

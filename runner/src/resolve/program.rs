@@ -21,6 +21,8 @@ pub struct Surroundings {
     pub cache_dir: PathBuf,
     /// Folders for bare program names, before `PATH`.
     pub program_dirs: Vec<PathBuf>,
+    /// The runner's own program, looked up before a build may replace it.
+    pub exe: Option<PathBuf>,
 }
 
 impl Surroundings {
@@ -34,7 +36,7 @@ impl Surroundings {
         let mut program_dirs: Vec<PathBuf> =
             exe.and_then(Path::parent).map(Path::to_owned).into_iter().collect();
         program_dirs.extend(profiles(pipeline.build.as_deref()).map(|profile| target.join(profile)));
-        Self { environment, cache_dir, program_dirs }
+        Self { environment, cache_dir, program_dirs, exe: exe.map(Path::to_owned) }
     }
 
     pub fn variable(&self, name: &str) -> Option<&OsString> {

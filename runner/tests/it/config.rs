@@ -7,7 +7,11 @@ const HEAD: &str = "[stage.a]\nrun = [\"sh\", \"-c\", \"echo ran >> $SIDE; echo 
 /// Every case: what is added to a good pipeline (which ends with line 5), what the error says.
 #[test]
 fn faults_are_placed_and_explained() {
-    let cases: [(&str, &[&str]); 24] = [
+    let cases: [(&str, &[&str]); 25] = [
+        (
+            "params = { n = 1 }\nmatrix = { n = [1, 2] }",
+            &["6:16: stage `a`: `n` is a parameter and an axis of the matrix"],
+        ),
         ("inptus = {}", &["pipeline.toml:6:1: unknown key `inptus`", "did you mean `inputs`?"]),
         (
             "inputs = { x = \"b.o\" }",
