@@ -8,7 +8,8 @@
 //! [`Stream::new(seed, purpose, [a, b, c])`](Stream::new) spends one block on the key of a stream:
 //! key `[seed low, seed high]`, counter `[purpose, a, b, c]`, and the first two output words are the stream's key.
 //! Inside a stream, number `i` is lane `i % 4` of the block with counter `[(i / 4) low, (i / 4) high, 0, 0]`;
-//! a two-dimensional draw `(row, column)` is lane `column % 4` of counter `[column / 4, row low, row high, 1]`.
+//! [`Purpose::Dropout`] spends 16 bits an element: feature `f` at position `p` of sample `s` takes half-word `f % 8` (the low
+//! half of a lane first) of the block with counter `[f / 8, p, s low, s high]`.
 //! What `a`, `b`, `c` mean is up to each [`Purpose`].
 
 const MULTIPLIER: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
@@ -41,9 +42,9 @@ pub enum Purpose {
     Weights = 1,
     /// Initial adapters. `a`: layer, `b`: index of the projection.
     Adapter = 2,
-    /// Dropout masks of adapters. `a`: step, `b`: layer, `c`: index of the projection; row: sample and position, column: feature.
+    /// Dropout masks of adapters. `a`: step, `b`: layer, `c`: index of the projection.
     Dropout = 3,
-    /// Order of the training rows. `a`: epoch.
+    /// Order of the training rows. `a`, `b`: epoch low and high.
     Shuffle = 4,
     /// Sampling of tokens. `a`: sequence low, `b`: sequence high; number `i`: position.
     Sampling = 5,
@@ -70,11 +71,6 @@ impl Stream {
     /// Numbers `4 * block .. 4 * block + 4`.
     pub const fn block(self, block: u64) -> [u32; 4] {
         philox4x32([block as u32, (block >> 32) as u32, 0, 0], self.key)
-    }
-
-    /// Columns `4 * block .. 4 * block + 4` of a row.
-    pub const fn row_block(self, row: u64, block: u32) -> [u32; 4] {
-        philox4x32([block, row as u32, (row >> 32) as u32, 1], self.key)
     }
 
     pub const fn u32_at(self, index: u64) -> u32 {
@@ -148,7 +144,6 @@ mod tests {
         for other in others {
             assert_ne!(base.block(0), other.block(0));
         }
-        assert_ne!(base.block(0), base.row_block(0, 0));
     }
 
     #[test]

@@ -73,6 +73,7 @@ impl Hub {
     /// The hub has no such model, revision or file, refuses access, or stays unreachable (exit code 75); a file arrives
     /// damaged again and again; without a network, a file is not in the cache.
     pub fn fetch(&self, id: &str, revision: &str, context: &Context) -> Result<Fetched> {
+        check_revision(revision)?;
         let snapshot = if self.settings.offline {
             self.cached(id, revision)?
         } else {
@@ -359,6 +360,20 @@ fn unusable_part(error: &ApiError) -> bool {
         ApiError::RequestError(request) => matches!(request.as_ref(), ureq::Error::StatusCode(416)),
         _ => false,
     }
+}
+
+/// A branch, tag or commit, and nothing that leads out of the cache folder.
+fn check_revision(revision: &str) -> Result<()> {
+    let plain = |part: &str| {
+        let known = part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.+".contains(c));
+        known && !part.is_empty() && part != "." && part != ".."
+    };
+    if revision.split('/').all(plain) {
+        return Ok(());
+    }
+    Err(StageError::usage(format!("`{revision}` is no branch, tag or commit"))
+        .at("fetch-model parameter revision")
+        .next("write a name such as main, or a commit of 40 hexadecimal digits"))
 }
 
 fn is_commit(text: &str) -> bool {

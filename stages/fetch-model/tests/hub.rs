@@ -262,6 +262,16 @@ fn what_the_hub_does_not_have_or_does_not_give_is_said_plainly() {
 }
 
 #[test]
+fn a_revision_that_leads_out_of_the_cache_is_refused() {
+    let server = Server::start(ID, files(false));
+    let client = Client::new(&server);
+    for revision in ["", "../../x", "/x", "a//b", "a b", "..", "x?y"] {
+        assert_eq!(client.fetch_revision(revision).unwrap_err().code(), ExitCode::Usage, "{revision}");
+    }
+    assert!(server.requests().is_empty());
+}
+
+#[test]
 fn a_hub_that_is_not_there_ends_as_retryable() {
     let server = Server::start(ID, files(false));
     let mut client = Client::new(&server);
