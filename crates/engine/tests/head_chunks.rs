@@ -42,7 +42,9 @@ fn losses_and_gradients_over_several_chunks_are_those_of_the_sequences() {
         assert!((together.sum - sum).abs() < 1e-5 * sum);
         for (name, together) in &gradients {
             let mean: Vec<f32> = (0..together.len())
-                .map(|i| apart.iter().map(|(n, g)| f64::from(g[name][i]) * n).sum::<f64>() / label_tokens as f64)
+                .map(|i| {
+                    apart.iter().map(|(n, g)| f64::from(g[name][i]) * n).sum::<f64>() / label_tokens as f64
+                })
                 .map(|x| x as f32)
                 .collect();
             assert!(frobenius(together, &mean) < 1e-5, "{name}");

@@ -19,6 +19,8 @@ pub struct Progress<'c> {
     unit: String,
     total: Option<u64>,
     done: AtomicU64,
+    /// Done before this process began: no part of its rate.
+    before: AtomicU64,
     started: Instant,
     last: Mutex<Last>,
     bar: Option<ProgressBar>,
@@ -35,7 +37,16 @@ impl<'c> Progress<'c> {
         let bar = context.shows_bar().then(|| bar(unit, total));
         let now = Instant::now();
         let last = Mutex::new(Last { event: None, line: now });
-        Self { context, unit: unit.to_owned(), total, done: AtomicU64::new(0), started: now, last, bar }
+        Self {
+            context,
+            unit: unit.to_owned(),
+            total,
+            done: AtomicU64::new(0),
+            before: AtomicU64::new(0),
+            started: now,
+            last,
+            bar,
+        }
     }
 
     pub fn inc(&self, n: u64) {
@@ -46,6 +57,16 @@ impl<'c> Progress<'c> {
     pub fn set(&self, done: u64) {
         self.done.store(done, Ordering::Relaxed);
         self.show(done);
+    }
+
+    /// Starts at what an earlier, interrupted process has done.
+    pub fn resume_at(&self, done: u64) {
+        self.before.store(done, Ordering::Relaxed);
+        if let Some(bar) = &self.bar {
+            bar.set_position(done);
+            bar.reset_eta();
+        }
+        self.set(done);
     }
 
     fn show(&self, done: u64) {
@@ -66,9 +87,10 @@ impl<'c> Progress<'c> {
 
     fn line(&self, done: u64) -> String {
         let seconds = self.started.elapsed().as_secs_f64();
-        let rate = done as f64 / seconds.max(1e-9);
+        let own = done.saturating_sub(self.before.load(Ordering::Relaxed));
+        let rate = own as f64 / seconds.max(1e-9);
         match self.total {
-            Some(total) if done > 0 => {
+            Some(total) if own > 0 => {
                 let eta = (total.saturating_sub(done)) as f64 / rate;
                 format!("{done}/{total} {} ({rate:.1}/s, {eta:.0} s left)", self.unit)
             }

@@ -67,7 +67,7 @@ impl<'c> Live<'c> {
         for record in steps {
             self.remember(record);
         }
-        self.progress.set(steps.len() as u64);
+        self.progress.resume_at(steps.len() as u64);
         self.write_state();
     }
 

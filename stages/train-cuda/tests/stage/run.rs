@@ -252,3 +252,91 @@ fn max_steps_ends_the_run_and_its_schedule() {
     assert_eq!((rates.len(), rates[0]), (6, 1e-2));
     assert!((rates[3] - 5e-3).abs() < 1e-15, "half way down the cosine after half the steps: {rates:?}");
 }
+
+#[test]
+fn qlora_is_lora_on_the_base_that_4_bit_storage_gives_back() {
+    use model::config::Config;
+    use model::names::Projection;
+    use model::nf4::Nf4;
+    use model::weights::Weights;
+    use model::{Dtype, Tensor};
+    let dir = tempfile::tempdir().unwrap();
+    let tokens = tokens(dir.path());
+    let source = golden("qwen2-tiny/model");
+    let config = Config::from_dir(&source).unwrap();
+    let stored = |(name, tensor): (&str, &Tensor)| {
+        let is_projection = Projection::ALL.iter().any(|p| name.ends_with(&format!("{}.weight", p.path())));
+        let values = if is_projection {
+            Nf4::quantize(&tensor.to_f32(), true).unwrap().dequantize()
+        } else {
+            tensor.to_f32()
+        };
+        (name.to_owned(), Tensor::from_f32(tensor.shape(), &values).unwrap())
+    };
+    let weights = Weights::load(&source, &config).unwrap();
+    let dequantised = dir.path().join("dequantised");
+    fs::create_dir(&dequantised).unwrap();
+    let given_back = Weights::from_tensors(weights.iter().map(stored).collect(), &config).unwrap();
+    assert_ne!(given_back, weights);
+    given_back.save(&dequantised, None).unwrap();
+    fs::write(dequantised.join("config.json"), config.to_json(Dtype::F32)).unwrap();
+    let train = |name: &str, model: &Path, mode: &str| {
+        let out = dir.path().join(name);
+        let output = program(&args(model, &tokens, &out, &[&LORA[..], &[mode]].concat())).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        (steps(&out), fs::read(out.join("adapter/adapter_model.safetensors")).unwrap())
+    };
+    let qlora = train("qlora", &source, "mode=qlora");
+    assert!(qlora == train("lora", &dequantised, "mode=lora"), "qlora trained on another base");
+    assert!(qlora != train("plain", &source, "mode=lora"), "4-bit storage changed nothing");
+}
+
+#[test]
+fn accumulation_is_a_larger_batch() {
+    let dir = tempfile::tempdir().unwrap();
+    let tokens = tokens(dir.path());
+    let train = |name: &str, batch: &str, accumulation: &str| {
+        let out = dir.path().join(name);
+        run(
+            &out,
+            &tokens,
+            &["adapter", "mode=lora", "epochs=2", "dropout=0.1", "select=last", batch, accumulation],
+            &[],
+        );
+        (steps(&out), tensors(&out.join("adapter/adapter_model.safetensors")))
+    };
+    let (one, adapter) = train("one", "batch=16", "accumulation=1");
+    let (many, accumulated) = train("many", "batch=4", "accumulation=4");
+    assert_eq!(one.len(), many.len());
+    for (a, b) in one.iter().zip(&many) {
+        assert_eq!((a.label_tokens, a.tokens), (b.label_tokens, b.tokens));
+        assert!(
+            (a.loss / b.loss - 1.0).abs() < 1e-6 && (a.grad_norm / b.grad_norm - 1.0).abs() < 1e-5,
+            "{a:?} {b:?}"
+        );
+    }
+    let sum = |f: &dyn Fn(f64, f64) -> f64| -> f64 {
+        adapter
+            .iter()
+            .flat_map(|(name, (_, a))| a.iter().zip(&accumulated[name].1))
+            .map(|(&a, &b)| f(a, b))
+            .sum()
+    };
+    let off = (sum(&|a, b| (a - b) * (a - b)) / sum(&|_, b| b * b)).sqrt();
+    assert!(off < 1e-5, "{off}");
+}
+
+#[test]
+fn alpha_scales_what_an_adapter_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let tokens = tokens(dir.path());
+    let first = |name: &str, alpha: &str| {
+        let out = dir.path().join(name);
+        run(&out, &tokens, &[&LORA[..], &["max_steps=1", "dropout=0", alpha]].concat(), &[]);
+        steps(&out).remove(0)
+    };
+    let (once, twice) = (first("once", "alpha=32"), first("twice", "alpha=64"));
+    // B is zero at first: the model is the base whatever alpha is, and B's gradient carries the scale.
+    assert_eq!(once.loss, twice.loss);
+    assert!((twice.grad_norm / once.grad_norm - 2.0).abs() < 1e-4, "{once:?} {twice:?}");
+}
