@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Closer, ClosureError, StandAlone};
+use super::{Breadth, Closer, ClosureError, StandAlone};
 use crate::extract::{CrateFiles, Krate, config::Config};
 
 fn read(files: &[(&str, &str)]) -> Krate {
@@ -23,7 +23,7 @@ fn close(files: &[(&str, &str)], path: &str) -> Result<StandAlone, ClosureError>
     let closer = Closer::new(&krate, BTreeSet::new());
     let cases: Vec<usize> =
         (0..krate.cases.len()).filter(|&c| closer.callees(c, &functions).contains(&focal)).collect();
-    closer.close(focal, &cases)
+    closer.close(focal, &cases, Breadth::Generous)
 }
 
 #[test]
@@ -184,7 +184,7 @@ fn everything_that_comes_out_parses() {
     let closer = Closer::new(&krate, BTreeSet::new());
     let mut closed = 0;
     for focal in krate.functions() {
-        if let Ok(alone) = closer.close(focal, &[]) {
+        if let Ok(alone) = closer.close(focal, &[], Breadth::Lean) {
             let whole = [alone.imports, alone.items, vec![alone.function_code]].concat().join("\n");
             assert!(syn::parse_file(&whole).is_ok(), "{whole}");
             closed += 1;

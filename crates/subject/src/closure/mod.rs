@@ -19,7 +19,7 @@ use thiserror::Error;
 use self::resolve::Resolver;
 use self::scan::{Scan, Scanner};
 use self::select::Chosen;
-use crate::extract::{CaseKind, Focal, Fragment, ItemId, ItemKind, Krate, ModuleId};
+use crate::extract::{Case, CaseKind, Edit, Focal, Fragment, ItemId, ItemKind, Krate, ModuleId};
 
 /// Why a function can't leave its crate.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -53,6 +53,15 @@ pub struct StandAlone {
     pub items: Vec<String>,
     pub unit_tests: String,
     pub property_tests: Option<String>,
+}
+
+/// How much of what may be needed comes along.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Breadth {
+    /// Of the std traits that a type implements, those whose methods are called by name.
+    Lean,
+    /// Also those that operators, macros and derives may ask for.
+    Generous,
 }
 
 /// Makes functions of one crate stand alone.
@@ -89,7 +98,10 @@ impl<'k> Closer<'k> {
             match focal.member {
                 None => scan.items.contains(&focal.item),
                 Some(member) => {
-                    let near = scan.words.contains(&item.name) || outer == Some(item.module);
+                    let of_trait = item.trait_path.as_ref().and_then(|path| path.last());
+                    let near = scan.words.contains(&item.name)
+                        || of_trait.is_some_and(|name| scan.words.contains(name))
+                        || outer == Some(item.module);
                     near && scan.members.contains(&item.members[member].name)
                 }
             }
@@ -101,8 +113,8 @@ impl<'k> Closer<'k> {
     ///
     /// # Errors
     /// See [`ClosureError`].
-    pub fn close(&self, focal: Focal, cases: &[usize]) -> Result<StandAlone, ClosureError> {
-        let chosen = select::choose(self, focal, cases);
+    pub fn close(&self, focal: Focal, cases: &[usize], breadth: Breadth) -> Result<StandAlone, ClosureError> {
+        let chosen = select::choose(self, focal, cases, breadth);
         self.check(&chosen, focal, cases)?;
         let imports = self.imports(&chosen, focal, cases)?;
         let (mut macros, mut rest) = (Vec::new(), Vec::new());
@@ -177,7 +189,7 @@ impl<'k> Closer<'k> {
             }
         }
         let mut taken = BTreeSet::new();
-        for &id in chosen.items.keys() {
+        for &id in chosen.items.keys().chain(focal.member.is_none().then_some(&focal.item)) {
             let item = &self.krate.items[id];
             let space = match item.kind {
                 ItemKind::Impl | ItemKind::MacroCall => continue,
@@ -315,12 +327,24 @@ impl<'k> Closer<'k> {
         Ok(parts.join("\n\n"))
     }
 
+    /// A test may be called like a function of the crate: here that would hide it.
+    fn test_code(&self, case: &Case) -> String {
+        let scan = self.scan(&case.code, case.module);
+        let taken = scan.items.iter().any(|&id| self.krate.items[id].name == case.name);
+        let mut edits = scan.edits.clone();
+        let name = case.code.tokens.iter().skip_while(|t| !t.is_ident("fn")).nth(1);
+        if let Some(name) = name.filter(|_| taken) {
+            edits.push(Edit { range: name.range.clone(), text: format!("test_{}", case.name) });
+        }
+        render::code(&self.krate.texts, &case.code, &edits)
+    }
+
     fn tests(&self, cases: &[usize]) -> Vec<String> {
         let mut tests = Vec::new();
         let mut blocks = BTreeMap::<Option<&str>, Vec<String>>::new();
         for &id in cases {
             let case = &self.krate.cases[id];
-            let text = render::with_attributes(&case.code, &self.text(&case.code, case.module), false);
+            let text = render::with_attributes(&case.code, &self.test_code(case), false);
             match case.kind {
                 CaseKind::Property => {
                     blocks.entry(case.config.as_deref()).or_default().push(render::indent(&text))

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::resolve::{Resolver, Target, is_relative};
 use crate::extract::lex::{Kind, Token, is_path_separator};
-use crate::extract::{Edit, Fragment, ItemId, ItemKind, Krate, ModuleId, UseKind, UseLeaf, collect_uses};
+use crate::extract::{Edit, Fragment, ItemId, ItemKind, Krate, ModuleId, TextId, UseKind, UseLeaf, collect_uses};
 
 /// The references of one fragment.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Scan {
+    text: TextId,
     pub(super) items: BTreeSet<ItemId>,
     /// Names after `.` or `::`: methods and associated items.
     pub(super) members: BTreeSet<String>,
@@ -65,7 +66,7 @@ struct PathAt {
 
 impl Scanner<'_> {
     pub(super) fn scan(&self, fragment: &Fragment, module: ModuleId) -> Scan {
-        let mut scan = Scan::default();
+        let mut scan = Scan { text: fragment.text, ..Scan::default() };
         let tokens = &fragment.tokens;
         let content = &self.krate.texts[fragment.text].content;
         let (overlay, declarations) = self.declarations(tokens, content, module, &mut scan);
@@ -212,8 +213,11 @@ impl Scanner<'_> {
             }
             Target::Variant(id, variant) => {
                 scan.items.insert(id);
-                let whole = format!("{}::{variant}", self.krate.items[id].name);
-                if !overlay.names.contains_key(&names[0]) {
+                let item = &self.krate.items[id];
+                let whole = format!("{}::{variant}", item.name);
+                // The declaration of the enum itself names its variants bare.
+                let declares = item.code.range.contains(&range.start) && scan.text == item.code.text;
+                if !overlay.names.contains_key(&names[0]) && !declares {
                     push_edit(scan, range, whole);
                 }
             }
@@ -267,6 +271,10 @@ impl Scanner<'_> {
             }
         } else if names[0] == "alloc" || names[0] == "core" {
             push_edit(scan, tokens[path.segments[0]].range.clone(), "std".to_owned());
+        } else if is_relative(names) {
+            // A macro of std that the crate hands on.
+            let range = self.path_start(tokens, path)..tokens[path.end - 1].range.end;
+            push_edit(scan, range, format!("std::{name}"));
         }
     }
 

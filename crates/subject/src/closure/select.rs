@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Closer;
+use super::{Breadth, Closer};
 use super::resolve::{Resolver, Target, is_relative};
 use super::scan::declaration;
 use crate::extract::{Focal, ItemId, ItemKind, Krate, ModuleId, UseKind};
@@ -30,7 +30,10 @@ const ALWAYS: [&str; 11] =
     ["Clone", "Copy", "Debug", "PartialEq", "Eq", "PartialOrd", "Ord", "Hash", "Deref", "DerefMut", "Drop"];
 
 /// Words that stand for a use of the trait. A trait that is not here comes when one of its methods is named.
-const SIGNS: [(&str, &[&str]); 33] = [
+const SIGNS: [(&str, &[&str]); 36] = [
+    ("ExactSizeIterator", &["len"]),
+    ("DoubleEndedIterator", &["rev", "next_back", "rfold"]),
+    ("FusedIterator", &["fuse"]),
     ("Add", &["+"]),
     ("AddAssign", &["+"]),
     ("Sub", &["-"]),
@@ -100,7 +103,7 @@ pub(super) fn impl_facts(krate: &Krate, resolver: &Resolver<'_>) -> Vec<ImplFact
 }
 
 /// Grows the set until nothing is missing.
-pub(super) fn choose(closer: &Closer<'_>, focal: Focal, cases: &[usize]) -> Chosen {
+pub(super) fn choose(closer: &Closer<'_>, focal: Focal, cases: &[usize], breadth: Breadth) -> Chosen {
     let mut chosen = Chosen::default();
     loop {
         let before = chosen.clone();
@@ -115,7 +118,7 @@ pub(super) fn choose(closer: &Closer<'_>, focal: Focal, cases: &[usize]) -> Chos
                 }
             }
         }
-        impls(closer, focal, &members, &words, &mut chosen);
+        impls(closer, focal, &Said { members, words, breadth }, &mut chosen);
         macro_calls(closer, &mut chosen);
         if chosen == before {
             return chosen;
@@ -127,13 +130,14 @@ fn own_function(focal: Focal) -> Option<ItemId> {
     focal.member.is_none().then_some(focal.item)
 }
 
-fn impls(
-    closer: &Closer<'_>,
-    focal: Focal,
-    members: &BTreeSet<String>,
-    words: &BTreeSet<String>,
-    chosen: &mut Chosen,
-) {
+/// What the chosen texts say, all together.
+struct Said {
+    members: BTreeSet<String>,
+    words: BTreeSet<String>,
+    breadth: Breadth,
+}
+
+fn impls(closer: &Closer<'_>, focal: Focal, said: &Said, chosen: &mut Chosen) {
     let krate = closer.krate;
     for facts in &closer.impls {
         let item = &krate.items[facts.id];
@@ -142,7 +146,7 @@ fn impls(
         let wanted: BTreeSet<usize> = match (&facts.trait_name, facts.self_item) {
             (None, _) if type_is_here => {
                 let named = |m: &usize| {
-                    members.contains(&item.members[*m].name) && !(own && focal.member == Some(*m))
+                    said.members.contains(&item.members[*m].name) && !(own && focal.member == Some(*m))
                 };
                 (0..item.members.len()).filter(named).collect()
             }
@@ -150,7 +154,7 @@ fn impls(
             (Some(name), Some(_)) if type_is_here => {
                 let wanted = match facts.trait_item {
                     Some(id) => chosen.items.contains_key(&id),
-                    None => std_impl_is_used(closer, facts, name, members, words),
+                    None => std_impl_is_used(closer, facts, name, said),
                 };
                 if !wanted {
                     continue;
@@ -158,7 +162,15 @@ fn impls(
                 chosen.items.entry(facts.id).or_default();
                 (0..item.members.len()).collect()
             }
-            (Some(_), None) if foreign_impl_is_used(closer, facts, words, chosen) => {
+            (Some(_), None) if foreign_impl_is_used(closer, facts, &said.words, chosen) => {
+                chosen.items.entry(facts.id).or_default();
+                (0..item.members.len()).collect()
+            }
+            // `impl From<Local> for String`.
+            (Some(name), None) if facts.trait_item.is_none() && names_a_local_type(closer, facts, chosen) => {
+                if !std_impl_is_used(closer, facts, name, said) {
+                    continue;
+                }
                 chosen.items.entry(facts.id).or_default();
                 (0..item.members.len()).collect()
             }
@@ -170,13 +182,7 @@ fn impls(
     }
 }
 
-fn std_impl_is_used(
-    closer: &Closer<'_>,
-    facts: &ImplFacts,
-    name: &str,
-    members: &BTreeSet<String>,
-    words: &BTreeSet<String>,
-) -> bool {
+fn std_impl_is_used(closer: &Closer<'_>, facts: &ImplFacts, name: &str, said: &Said) -> bool {
     let item = &closer.krate.items[facts.id];
     let fragments = std::iter::once(&item.code).chain(item.members.iter().map(|m| &m.code));
     let leaves = |fragment| {
@@ -186,12 +192,18 @@ fn std_impl_is_used(
     if fragments.into_iter().any(leaves) {
         return false;
     }
-    if ALWAYS.contains(&name) {
+    if name == "Drop" || item.members.iter().any(|m| m.is_fn && m.name != "fmt" && said.members.contains(&m.name)) {
         return true;
     }
     let signs = SIGNS.iter().find(|(sign, _)| *sign == name);
-    signs.is_some_and(|(_, signs)| signs.iter().any(|s| words.contains(*s)))
-        || item.members.iter().any(|m| m.is_fn && m.name != "fmt" && members.contains(&m.name))
+    let hinted = signs.is_some_and(|(_, signs)| signs.iter().any(|s| said.words.contains(*s)));
+    said.breadth == Breadth::Generous && (hinted || ALWAYS.contains(&name))
+}
+
+fn names_a_local_type(closer: &Closer<'_>, facts: &ImplFacts, chosen: &Chosen) -> bool {
+    let item = &closer.krate.items[facts.id];
+    let header = closer.scan(&item.code, item.module);
+    header.items.iter().any(|id| chosen.items.contains_key(id))
 }
 
 /// An impl of a local trait for a type of std, or for every type: when the type is mentioned, or there are few.
@@ -210,7 +222,7 @@ fn foreign_impl_is_used(
     siblings <= 4 || blanket || mentioned
 }
 
-/// Calls such as `impl_shape!(Square)`: when the macro makes an impl of a trait that is here.
+/// Calls such as `impl_shape!(Square)`: when the macro makes an impl of a trait or for a type that is here.
 fn macro_calls(closer: &Closer<'_>, chosen: &mut Chosen) {
     let krate = closer.krate;
     for (id, item) in krate.items.iter().enumerate() {

@@ -200,9 +200,7 @@ impl Walker<'_> {
             item.code.range.end = last.range.end;
         }
         item.trait_path = block.trait_.as_ref().map(|(path, _)| segments(path));
-        if let syn::Type::Path(path) = &*block.self_ty {
-            item.self_path = segments(&path.path);
-        }
+        item.self_path = type_path(&block.self_ty);
         for member in &block.items {
             let tokens = flatten(member.to_token_stream());
             let on = is_on(&tokens, &self.files.config);
@@ -210,6 +208,7 @@ impl Walker<'_> {
                 syn::ImplItem::Fn(f) => (f.sig.ident.to_string(), true),
                 syn::ImplItem::Const(c) => (c.ident.to_string(), false),
                 syn::ImplItem::Type(t) => (t.ident.to_string(), false),
+                syn::ImplItem::Macro(m) => (m.mac.path.segments.last().map(|s| s.ident.to_string()).unwrap_or_default(), false),
                 _ => continue,
             };
             if !on {
@@ -333,6 +332,15 @@ fn documentation(tokens: &[Token]) -> Documentation {
 
 fn unquote(literal: &str) -> Option<String> {
     syn::parse_str::<syn::LitStr>(literal).ok().map(|l| l.value())
+}
+
+/// The path of a type, through references.
+fn type_path(ty: &syn::Type) -> Vec<String> {
+    match ty {
+        syn::Type::Path(path) => segments(&path.path),
+        syn::Type::Reference(reference) => type_path(&reference.elem),
+        _ => Vec::new(),
+    }
 }
 
 fn segments(path: &syn::Path) -> Vec<String> {

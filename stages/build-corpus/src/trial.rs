@@ -1,0 +1,253 @@
+//! Whether a row is to be believed: it compiles alone, passes every time, calls its function, and kills mutants of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use harness::{Build, CrateKind, Harness, HarnessError, RunOptions, TestBinary, TestProgram, TestRun};
+use mutants::score::{Prepared, ScoreError};
+use mutants::{Dropped, ENV_FUEL, ENV_MUTANT, Instrumented, MutantError, Reach};
+use record::corpus::{CorpusRow, SourceClass};
+use record::mutation::Verdict;
+use stage_kit::StageError;
+
+use crate::properties::{self, Law};
+
+/// One run of all tests of a row may take this long.
+const MAX_WALL: Duration = Duration::from_secs(1);
+/// Fuel of a mutant, as a multiple of what the function itself takes.
+const FUEL_FACTOR: u64 = 20;
+const MIN_FUEL: u64 = 20_000;
+
+/// What became of a row.
+#[derive(Debug)]
+pub enum Outcome {
+    Kept(Box<CorpusRow>),
+    /// For counting, and the first line that explains it.
+    Dropped { reason: &'static str, detail: String },
+}
+
+fn dropped(reason: &'static str, detail: impl Into<String>) -> Outcome {
+    Outcome::Dropped { reason, detail: detail.into() }
+}
+
+fn unusable(error: HarnessError) -> StageError {
+    StageError::failed(format!("a row can't be tried: {error}"))
+        .at("the Rust compiler and the sandbox")
+        .next("see `runner doctor` for what this machine lacks")
+        .because(error)
+}
+
+/// Compiles and runs rows.
+#[derive(Debug)]
+pub struct Court {
+    pub harness: Harness,
+    /// Times that the tests must pass, each with other random inputs for property tests.
+    pub runs: u32,
+    /// Most mutants of a row that are run, spread evenly over the function; 0: all.
+    pub max_mutants: usize,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum TrialError {
+    #[error(transparent)]
+    Harness(#[from] HarnessError),
+    #[error(transparent)]
+    Mutant(#[from] MutantError),
+    #[error(transparent)]
+    Score(#[from] ScoreError),
+}
+
+impl Court {
+    /// Tries a row. With `laws`, those that hold become its property tests where it has none.
+    ///
+    /// # Errors
+    /// The compiler or the sandbox can't be used; a row that fails is a [`Outcome::Dropped`].
+    pub fn judge(&self, row: CorpusRow, laws: bool) -> Result<Outcome, StageError> {
+        match self.try_row(row, laws) {
+            Ok(outcome) => Ok(outcome),
+            Err(TrialError::Mutant(error)) => Ok(dropped("not_instrumentable", error.to_string())),
+            Err(TrialError::Score(ScoreError::Mutant(error))) => Ok(dropped("not_instrumentable", error.to_string())),
+            Err(TrialError::Score(ScoreError::Harness(error))) => Err(unusable(error)),
+            Err(TrialError::Score(ScoreError::Row(why))) => Ok(dropped("does_not_compile", why)),
+            Err(TrialError::Harness(HarnessError::Syntax { message, .. })) => Ok(dropped("does_not_parse", message)),
+            Err(TrialError::Harness(error)) => Err(unusable(error)),
+        }
+    }
+
+    fn try_row(&self, mut row: CorpusRow, laws: bool) -> Result<Outcome, TrialError> {
+        if let Some(error) = self.compile_error(&row)? {
+            return Ok(dropped("does_not_compile", error));
+        }
+        let laws = if laws && row.property_tests.is_none() { properties::laws(&row.function_code) } else { Vec::new() };
+        let mut trial = row.clone();
+        if !laws.is_empty() {
+            trial.property_tests = Some(properties::block(&laws.iter().collect::<Vec<_>>()));
+        }
+        let prepared = Prepared::new(&self.harness, &row)?;
+        if let Some(why) = prepared.not_instrumentable {
+            return Ok(dropped("not_instrumentable", why));
+        }
+        let dropped_mutants = prepared.dropped;
+        // A type that does not print or compare spoils the laws, not the row.
+        let program = match self.prepare(&trial, &dropped_mutants)? {
+            Err(_) if !laws.is_empty() => self.prepare(&row, &dropped_mutants)?,
+            program => program,
+        };
+        let program = match program {
+            Ok(program) => program,
+            Err(why) => return Ok(dropped("not_instrumentable", why)),
+        };
+        let is_law = |name: &str| laws.iter().find(|law| name == format!("property_tests::{}", law.name));
+        let first = self.run(&program.binary, 0, None)?;
+        let holding: BTreeSet<&str> =
+            laws.iter().filter(|l| passed(&first, &format!("property_tests::{}", l.name))).map(|l| l.name.as_str()).collect();
+        let kept = properties::keep(&laws, |law: &Law| holding.contains(law.name.as_str()));
+        let names: Vec<String> = program
+            .binary
+            .tests()
+            .iter()
+            .filter(|name| is_law(name).is_none_or(|law| kept.contains(&law)))
+            .cloned()
+            .collect();
+        let (names, kept) = match self.repeat(&program.binary, &first, names, kept)? {
+            Repeated::Stable(names, kept) => (names, kept),
+            Repeated::Unstable(outcome) => return Ok(outcome),
+        };
+        if !kept.is_empty() {
+            row.property_tests = Some(properties::block(&kept));
+            row.metadata.property_class = Some(SourceClass::Synthesized);
+            if let Some(error) = self.compile_error(&row)? {
+                return Ok(dropped("does_not_compile", error));
+            }
+        }
+        self.kill(row, &program, &dropped_mutants, &first, &names)
+    }
+
+    fn compile_error(&self, row: &CorpusRow) -> Result<Option<String>, TrialError> {
+        let compilation = self.harness.check(&subject::assemble(row, None).source, CrateKind::Test)?;
+        if compilation.success {
+            return Ok(None);
+        }
+        let first = compilation.diagnostics.iter().find(|d| d.level == "error");
+        Ok(Some(first.map_or_else(|| compilation.stopped.clone().unwrap_or_default(), |d| d.message.clone())))
+    }
+
+    /// The program with all mutants and all tests in it, or why it can't be made.
+    fn prepare(&self, row: &CorpusRow, dropped: &Dropped) -> Result<Result<Program, String>, TrialError> {
+        let instrumented = Instrumented::of(row)?;
+        let program = instrumented.program(None, dropped);
+        let program = TestProgram::new(&program.source, Some(&program.hook))?;
+        Ok(match self.harness.build(&program)? {
+            Build::Ready(binary) => Ok(Program { instrumented, binary }),
+            Build::Failed(compilation) => {
+                let error = compilation.diagnostics.into_iter().find(|d| d.level == "error").map(|d| d.message);
+                Err(error.or(compilation.stopped).unwrap_or_default())
+            }
+        })
+    }
+
+    fn run(&self, binary: &TestBinary, times: u32, only: Option<Vec<String>>) -> Result<TestRun, TrialError> {
+        let mut options = RunOptions { only, wall: MAX_WALL * 10, ..RunOptions::default() };
+        if times > 0 {
+            options.env.insert("PROPTEST_RNG_SEED".to_owned(), (7919 * u64::from(times)).to_string());
+        }
+        Ok(self.harness.run(binary, &options)?)
+    }
+
+    /// Runs the tests again. A law that fails once is given up, any other test is not.
+    fn repeat<'l>(
+        &self,
+        binary: &TestBinary,
+        first: &TestRun,
+        mut names: Vec<String>,
+        mut kept: Vec<&'l Law>,
+    ) -> Result<Repeated<'l>, TrialError> {
+        let own = |kept: &[&Law], name: &str| !kept.iter().any(|l| name.ends_with(&format!("::{}", l.name)));
+        for name in &names {
+            if !passed(first, name) && own(&kept, name) {
+                let detail = first.verdicts.get(name).and_then(|v| v.message.clone()).unwrap_or_default();
+                return Ok(Repeated::Unstable(dropped("test_fails", format!("{name}: {detail}"))));
+            }
+        }
+        for times in 1..self.runs {
+            let run = self.run(binary, times, Some(names.clone()))?;
+            if let Some(name) = names.iter().find(|n| own(&kept, n) && !passed(&run, n)) {
+                return Ok(Repeated::Unstable(dropped("flaky", name.clone())));
+            }
+            if run.wall > MAX_WALL {
+                return Ok(Repeated::Unstable(dropped("slow", format!("{} ms", run.wall.as_millis()))));
+            }
+            kept.retain(|law| passed(&run, &format!("property_tests::{}", law.name)));
+            names.retain(|name| passed(&run, name));
+        }
+        Ok(Repeated::Stable(names, kept))
+    }
+
+    /// Counts the mutants that the tests kill.
+    fn kill(
+        &self,
+        mut row: CorpusRow,
+        program: &Program,
+        dropped_mutants: &Dropped,
+        first: &TestRun,
+        names: &[String],
+    ) -> Result<Outcome, TrialError> {
+        let mut reach = Reach::default();
+        let mut by_test = BTreeMap::new();
+        for name in names {
+            if let Some(one) = first.extra.get(name).and_then(|text| Reach::parse(text)) {
+                reach.merge(&one);
+                by_test.insert(name.clone(), one);
+            }
+        }
+        if !reach.entered {
+            return Ok(dropped("does_not_call_the_function", ""));
+        }
+        let fuel = reach.ticks.saturating_mul(FUEL_FACTOR).max(MIN_FUEL);
+        let mut reached = Vec::new();
+        for mutant in &program.instrumented.mutants {
+            let tests: Vec<String> =
+                by_test.iter().filter(|(_, r)| r.sites.contains(&mutant.site)).map(|(n, _)| n.clone()).collect();
+            if !dropped_mutants.mutants.contains(&mutant.id) && !tests.is_empty() {
+                reached.push((mutant.id, tests));
+            }
+        }
+        let mut killed = 0;
+        for (id, reaching) in spread(reached, self.max_mutants) {
+            let mut options = RunOptions { only: Some(reaching), fail_fast: true, wall: MAX_WALL * 10, ..RunOptions::default() };
+            options.env.insert(ENV_MUTANT.to_owned(), id.to_string());
+            options.env.insert(ENV_FUEL.to_owned(), fuel.to_string());
+            let run = self.harness.run(&program.binary, &options)?;
+            killed += u32::from(run.verdicts.values().any(|v| v.verdict != Verdict::Passed));
+        }
+        if killed == 0 {
+            return Ok(dropped("kills_no_mutant", ""));
+        }
+        row.metadata.mutants_killed = killed;
+        Ok(Outcome::Kept(Box::new(row)))
+    }
+}
+
+/// At most `most` of the items, evenly spaced; all for 0.
+fn spread<T>(items: Vec<T>, most: usize) -> Vec<T> {
+    let n = items.len();
+    if most == 0 || n <= most {
+        return items;
+    }
+    let chosen: BTreeSet<usize> = (0..most).map(|i| i * n / most).collect();
+    items.into_iter().enumerate().filter(|(i, _)| chosen.contains(i)).map(|(_, item)| item).collect()
+}
+
+struct Program {
+    instrumented: Instrumented,
+    binary: TestBinary,
+}
+
+enum Repeated<'l> {
+    Stable(Vec<String>, Vec<&'l Law>),
+    Unstable(Outcome),
+}
+
+fn passed(run: &TestRun, name: &str) -> bool {
+    run.verdicts.get(name).is_some_and(|v| v.verdict == Verdict::Passed)
+}
