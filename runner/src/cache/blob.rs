@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, Metadata};
 use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
@@ -62,6 +62,16 @@ impl Store {
         let executable = is_executable(meta);
         let mode = if executable { 0o555 } else { 0o444 };
         let fail = |action| move |e| CacheError::io(action, file, e);
+        if meta.nlink() > 1 {
+            // The stage linked a file that belongs to somebody else: the store takes a copy.
+            let copy = self.temporary("private");
+            fs::copy(file, &copy).map_err(fail("copy"))?;
+            fs::remove_file(file).map_err(fail("replace"))?;
+            if fs::rename(&copy, file).is_err() {
+                fs::copy(&copy, file).map_err(fail("copy"))?;
+                let _ = fs::remove_file(&copy);
+            }
+        }
         fs::set_permissions(file, fs::Permissions::from_mode(mode)).map_err(fail("make read-only"))?;
         let digest = hash(file, meta.len()).map_err(fail("read"))?;
         File::open(file).and_then(|f| f.sync_all()).map_err(fail("sync"))?;

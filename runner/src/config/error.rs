@@ -1,5 +1,6 @@
 //! What is wrong with a pipeline file, and where.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -41,6 +42,7 @@ pub struct ConfigError {
     #[label("{label}")]
     span: Option<SourceSpan>,
     label: String,
+    cause: Option<String>,
 }
 
 impl ConfigError {
@@ -49,7 +51,14 @@ impl ConfigError {
         let message = message.into();
         let name = source.path.display().to_string();
         let Some(range) = span else {
-            return Self { message, help: None, source_code: None, span: None, label: String::new() };
+            return Self {
+                message,
+                help: None,
+                source_code: None,
+                span: None,
+                label: String::new(),
+                cause: None,
+            };
         };
         let (line, column) = source.line_column(range.start);
         Self {
@@ -58,13 +67,14 @@ impl ConfigError {
             source_code: Some(NamedSource::new(name, source.text.to_string())),
             span: Some(SourceSpan::from(range.clone())),
             label: "here".to_owned(),
+            cause: None,
         }
     }
 
     /// A fault of the file as a whole.
     pub fn of_file(path: &Path, message: impl Into<String>) -> Self {
         let message = format!("{}: {}", path.display(), message.into());
-        Self { message, help: None, source_code: None, span: None, label: String::new() }
+        Self { message, help: None, source_code: None, span: None, label: String::new(), cause: None }
     }
 
     #[must_use]
@@ -80,9 +90,24 @@ impl ConfigError {
         self
     }
 
+    /// Of several faults with the same cause, only the first is shown.
+    #[must_use]
+    pub fn cause(mut self, cause: impl Into<String>) -> Self {
+        self.cause = Some(cause.into());
+        self
+    }
+
     pub fn help_text(&self) -> Option<&str> {
         self.help.as_deref()
     }
+}
+
+/// In the order of the file, one of each cause.
+pub fn in_order(mut errors: Vec<ConfigError>) -> Vec<ConfigError> {
+    errors.sort_by_key(|e| e.span.map_or(0, |span| span.offset()));
+    let mut causes = BTreeSet::new();
+    errors.retain(|e| e.cause.as_ref().is_none_or(|cause| causes.insert(cause.clone())));
+    errors
 }
 
 /// The known name nearest to `wrong`, where one is near enough to be meant.

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-pub use error::{ConfigError, Source, nearest, suggestion};
+pub use error::{ConfigError, Source, in_order, nearest, suggestion};
 pub use node::Span;
 pub use parse::{SetParam, parse};
 pub use refs::{InputRef, Instance, OutputRef, Piece, is_name, pieces};

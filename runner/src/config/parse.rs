@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use toml::de::DeTable;
 
-use super::error::{ConfigError, Source, suggestion};
+use super::error::{ConfigError, Source, in_order, suggestion};
 use super::node::{self, Entry, Kind, Node, Span, Table};
 use super::reader::Reader;
 use super::refs::parse_output_file;
@@ -82,7 +82,7 @@ pub fn parse(
     let known = Known { stages: &typed, removed: &removed, broken: &stages };
     check_references(&mut reader, &known, gate.as_ref(), &view);
     if !reader.errors.is_empty() {
-        return Err(ConfigErrors(reader.errors));
+        return Err(ConfigErrors(in_order(reader.errors)));
     }
     let profile = profile.map(str::to_owned);
     Ok(Pipeline { dir, profile, seed, gate, enforce_gate, build, view, stages: typed, source })

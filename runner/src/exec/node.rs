@@ -94,6 +94,9 @@ impl Executor<'_> {
 
     fn try_run(&self, job: &Job) -> Result<JobEnd, Stop> {
         let _lock = self.lock(job)?;
+        // Under the lock, whoever carries this action's mark is left from a runner that died.
+        let (name, value) = self.marker(job);
+        process::sweep(format!("{name}={value}").as_bytes());
         let before = self.workspace.store.action(&job.key);
         if !job.forced
             && before.is_some()
@@ -125,6 +128,11 @@ impl Executor<'_> {
             }
             self.pause(Duration::from_millis(100))?;
         }
+    }
+
+    /// A variable that only the processes of this execution have.
+    fn marker(&self, job: &Job) -> (&'static str, String) {
+        ("TESTFORGE_ACTION", format!("{}:{}", self.workspace.store.root().display(), job.key))
     }
 
     /// Sleeps, unless the run is interrupted.
@@ -259,7 +267,8 @@ impl Executor<'_> {
         if !job.gpus.is_empty() {
             set("CUDA_VISIBLE_DEVICES", job.gpus.join(",").into());
         }
-        let marker = format!("{REQUEST_VARIABLE}={}", places.request.display()).into_bytes();
+        let (name, value) = self.marker(job);
+        set(name, value.clone().into());
         let spec = ProcessSpec {
             program,
             arguments: self.arguments(job, places),
@@ -268,7 +277,7 @@ impl Executor<'_> {
             log: log.to_owned(),
             timeout: stage.timeout,
             grace: stage.grace,
-            marker,
+            marker: format!("{name}={value}").into_bytes(),
         };
         let mut events = EventTail::new(&places.live.join("events.jsonl"));
         let mut tick = || self.relay(&node.name, &mut events, &secrets);

@@ -22,7 +22,8 @@ pub(super) fn describe(
         let message = format!("stage `{}`: `{} --describe`: {reason}", stage.name, stage.run[0].value);
         let help =
             "a stage with `protocol = 2` must answer --describe; for any other program leave `protocol` out";
-        vec![ConfigError::at(&pipeline.source, &stage.run[0].span, message).help(help)]
+        let cause = format!("describe {}", stage.run[0].value);
+        vec![ConfigError::at(&pipeline.source, &stage.run[0].span, message).help(help).cause(cause)]
     };
     let arguments = leading_arguments(pipeline, stage);
     let mut evidence = format!("{arguments:?}\n");

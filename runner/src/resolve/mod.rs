@@ -52,7 +52,7 @@ pub struct Workspace {
 }
 
 impl Workspace {
-    /// Resolves every stage. With `describe`, stages of protocol 2 are asked what they are and checked against it.
+    /// Resolves every stage. Stages of protocol 2 are asked what they are and checked against it.
     ///
     /// # Errors
     /// Everything that can be known to be wrong before anything runs.
@@ -75,7 +75,7 @@ impl Workspace {
         let files = files::digest_inputs(&pipeline, &store, &mut errors);
         if !errors.is_empty() {
             store.save();
-            return Err(RunnerError::Config(errors));
+            return Err(RunnerError::Config(config::in_order(errors)));
         }
         let graph = Graph::new(&pipeline).map_err(|e| graph_error(&pipeline, e))?;
         Ok(Self { pipeline, graph, store, surroundings, stages, files })

@@ -291,3 +291,19 @@ fn an_input_that_changes_while_the_stage_runs_spoils_the_result() {
     project.write("data/a", "x");
     project.runner(&["run"]).expect(3).says("changed while the stage ran");
 }
+
+#[test]
+fn an_output_linked_to_a_workspace_file_is_copied() {
+    let project = Project::new(
+        "[stage.s]\nrun = [\"sh\", \"-c\", \"ln {in.d} {out.o}\"]\ninputs = { d = \"file:data/a\" }\noutputs = [\"o\"]",
+    );
+    project.write("data/a", "mine");
+    project.runner(&["run"]).expect(0);
+    let meta = fs::metadata(project.path("data/a")).unwrap();
+    assert_ne!(meta.permissions().mode() & 0o200, 0, "the user's file stays writable");
+    assert_eq!(std::os::unix::fs::MetadataExt::nlink(&meta), 1);
+    project.write("data/a", "changed in place");
+    assert_eq!(project.newest_text("stages/s/o"), "mine");
+    project.runner(&["run"]).expect(0).says("1 done");
+    assert!(files(&project.path(".testforge/quarantine")).is_empty());
+}

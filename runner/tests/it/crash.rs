@@ -33,6 +33,24 @@ fn kill_9_leaves_a_working_store_and_no_stage_behind() {
     assert_eq!(project.executed(), ["quick"]);
 }
 
+#[test]
+fn a_stage_left_by_a_dead_runner_is_ended_before_the_same_action_runs_again() {
+    let project = Project::new(SLOW);
+    project.write(
+        "stage.sh",
+        "trap '' TERM; echo $$ >> pids; if [ -e go ]; then cp $1 $2; else while true; do sleep 0.1; done; fi",
+    );
+    let mut child = project.start(&["run", "--experiment", "e"]);
+    wait_for("the slow stage", || fs::read_to_string(project.path("pids")).is_ok_and(|t| t.ends_with('\n')));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    project.write("go", "");
+    project.runner(&["run", "--experiment", "e"]).expect(0);
+    let pids = project.read("pids");
+    assert_eq!(pids.lines().count(), 2);
+    assert!(!pids.lines().any(alive), "the old one is gone when the new one is done");
+}
+
 /// Kills the runner at many moments of a run; whatever is in the store afterwards must be whole.
 #[test]
 fn killed_at_any_moment_the_next_run_is_right() {
