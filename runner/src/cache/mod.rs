@@ -100,10 +100,10 @@ impl Store {
         self.root.join("checkpoints").join(key)
     }
 
-    /// A path in `tmp` that nobody else uses. Names carry the process id, so that leftovers can be told.
+    /// A path in `tmp` that nobody else uses. Names carry the process, so that leftovers can be told.
     pub fn temporary(&self, label: &str) -> PathBuf {
         let n = self.counter.fetch_add(1, Ordering::Relaxed);
-        self.root.join("tmp").join(format!("{}-{n}-{label}", std::process::id()))
+        self.root.join("tmp").join(format!("{}-{}-{n}-{label}", process_space(), std::process::id()))
     }
 
     /// Deletes what dead runners left in `tmp`. Best effort.
@@ -111,11 +111,12 @@ impl Store {
         let Ok(entries) = fs::read_dir(self.root.join("tmp")) else { return };
         for entry in entries.flatten() {
             let name = entry.file_name();
-            let pid = name.to_str().and_then(|n| n.split('-').next()).and_then(|p| p.parse::<i32>().ok());
-            let alive = pid.and_then(rustix::process::Pid::from_raw).is_some_and(|pid| {
-                !matches!(rustix::process::test_kill_process(pid), Err(rustix::io::Errno::SRCH))
-            });
-            if !alive {
+            let mut parts = name.to_str().unwrap_or_default().split('-');
+            let ours = parts.next() == Some(process_space().as_str());
+            let pid =
+                parts.next().and_then(|p| p.parse::<i32>().ok()).and_then(rustix::process::Pid::from_raw);
+            let dead = |pid| matches!(rustix::process::test_kill_process(pid), Err(rustix::io::Errno::SRCH));
+            if ours && pid.is_some_and(dead) {
                 remove_any(&entry.path());
             }
         }
@@ -185,6 +186,12 @@ impl Store {
 pub fn remove_any(path: &Path) {
     let Ok(meta) = fs::symlink_metadata(path) else { return };
     let _ = if meta.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+}
+
+/// The space in which this process's id means something: another container's ids mean other processes.
+fn process_space() -> String {
+    let link = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    link.to_string_lossy().chars().filter(char::is_ascii_digit).collect()
 }
 
 fn sync_dir(dir: &Path) -> Result<()> {

@@ -30,6 +30,9 @@ pub(super) fn select(pipeline: &Pipeline, graph: &Graph, args: &SelectArgs) -> R
     let fault = |e| graph_error(pipeline, e);
     let selection = Selection { only: args.only.clone(), from: args.from.clone(), until: args.until.clone() };
     let selected = graph.select(&selection).map_err(fault)?;
+    if selected.is_empty() {
+        return Err(RunnerError::usage("no stage is selected", "`runner graph` shows what needs what"));
+    }
     let mut forced = BTreeSet::new();
     for name in &args.force {
         let found = graph.find(name).map_err(fault)?;
@@ -109,14 +112,9 @@ fn execute(
         &mut |nodes| record.update(graph, nodes),
     );
     workspace.store.save();
-    let result = match result {
-        Ok(result) => result,
-        Err(e) => {
-            let _ = record.finish(folder, graph, &BTreeMap::new(), RunOutcome::Failed);
-            return Err(e);
-        }
-    };
-    let gate = gate(workspace, folder, &result)?;
+    let gate = gate(workspace, folder, &result).inspect_err(|_| {
+        let _ = record.finish(folder, graph, &result.nodes, RunOutcome::Failed);
+    })?;
     let (outcome, code) = verdict(workspace, &result, gate.as_ref());
     experiment::write_view(&workspace.store, folder, &workspace.pipeline, graph, &result.nodes)?;
     let environment: Vec<_> = workspace.surroundings.environment.clone().into_iter().collect();

@@ -303,3 +303,60 @@ fn check_output(reader: &mut Reader<'_>, known: &Known<'_>, what: &str, output: 
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const GOOD: &str = r#"schema = 1
+gate = "b.o/gates.json"
+[defaults]
+seed = 1
+[build]
+command = ["cargo", "build"]
+[view]
+"x.json" = "b.o/x.json"
+[stage.a]
+run = ["p", "{out.o}", "{param.n}"]
+outputs = ["o"]
+params = { n = 1, t = "ä", l = [1.5, true] }
+resources = { cpus = 1 }
+timeout = "1h"
+matrix = { m = [1, 2] }
+[stage.b]
+run = ["p", "{in.z}"]
+inputs = { x = "a[*].o", y = "a[m=1].o", z = "file:z" }
+outputs = ["o"]
+[profile.p]
+remove = ["a"]
+[profile.p.stage.b]
+inputs = { x = "", y = "" }
+"#;
+
+    fn read(text: &str, profile: Option<&str>) -> Result<Pipeline, ConfigErrors> {
+        parse(Source { path: "p.toml".into(), text: text.into() }, "/".into(), profile, &[])
+    }
+
+    #[test]
+    fn the_example_is_good() {
+        assert!(read(GOOD, None).is_ok());
+        assert_eq!(read(GOOD, Some("p")).unwrap().stages.len(), 1);
+    }
+
+    proptest! {
+        /// Damage of any kind gives errors, never a panic, and every error says something.
+        #[test]
+        fn damaged_text_is_refused_in_words(cut in 0usize..600, length in 0usize..40, insert in "[\\PC\n]{0,12}", profile in any::<bool>()) {
+            let characters: Vec<char> = GOOD.chars().collect();
+            let from = cut.min(characters.len());
+            let to = (from + length).min(characters.len());
+            let text: String = characters[..from].iter().copied().chain(insert.chars()).chain(characters[to..].iter().copied()).collect();
+            if let Err(errors) = read(&text, profile.then_some("p")) {
+                prop_assert!(!errors.0.is_empty());
+                prop_assert!(errors.0.iter().all(|e| !e.to_string().is_empty()));
+            }
+        }
+    }
+}

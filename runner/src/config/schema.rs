@@ -178,10 +178,26 @@ fn check_type(kind: &Value, value: &Value) -> Result<(), String> {
     }
 }
 
+/// Bounds that a schema gives by naming an integer type.
+fn integer_range(format: &str) -> (Option<f64>, Option<f64>) {
+    let bits = |digits: &str| digits.parse::<i32>().ok().filter(|n| (8..=32).contains(n));
+    match (format.strip_prefix("uint"), format.strip_prefix("int")) {
+        (Some(digits), _) => (Some(0.0), bits(digits).map(|n| 2f64.powi(n) - 1.0)),
+        (_, Some(digits)) => {
+            (bits(digits).map(|n| -(2f64.powi(n - 1))), bits(digits).map(|n| 2f64.powi(n - 1) - 1.0))
+        }
+        _ => (None, None),
+    }
+}
+
 fn check_bounds(keywords: &serde_json::Map<String, Value>, value: &Value) -> Result<(), String> {
     let bound = |name: &str| keywords.get(name).and_then(Value::as_f64);
     if let Some(x) = value.as_f64() {
+        let (least, most) =
+            keywords.get("format").and_then(Value::as_str).map_or((None, None), integer_range);
         let broken = [
+            (least.filter(|b| x < *b), "at least"),
+            (most.filter(|b| x > *b), "at most"),
             (bound("minimum").filter(|b| x < *b), "at least"),
             (bound("maximum").filter(|b| x > *b), "at most"),
             (bound("exclusiveMinimum").filter(|b| x <= *b), "more than"),
@@ -266,6 +282,10 @@ mod tests {
         assert!(check(&root, &optional, &json!(0)).is_err());
         assert!(check(&root, &json!({"type": "number", "exclusiveMinimum": 0}), &json!(0)).is_err());
         assert!(check(&root, &json!({"type": ["integer", "null"]}), &json!("8")).is_err());
+        assert!(check(&root, &json!({"format": "uint32"}), &json!(4_294_967_295_u64)).is_ok());
+        assert!(check(&root, &json!({"format": "uint32"}), &json!(4_294_967_296_u64)).is_err());
+        assert!(check(&root, &json!({"format": "int8"}), &json!(-129)).is_err());
+        assert!(check(&root, &json!({"format": "double"}), &json!(-1e300)).is_ok());
         assert!(
             check(&root, &json!({"type": "array", "items": {"type": "string"}}), &json!(["a", 1])).is_err()
         );

@@ -19,6 +19,11 @@ impl EventTail {
         Self { path: path.to_owned(), offset: 0, pending: Vec::new() }
     }
 
+    /// Passes over what is there already.
+    pub fn skip(&mut self) {
+        self.offset = std::fs::metadata(&self.path).map_or(0, |m| m.len());
+    }
+
     /// New events. Lines that are not events are left out: a stage of any language may write what it likes.
     pub fn poll(&mut self) -> Vec<Event> {
         let Ok(mut file) = File::open(&self.path) else { return Vec::new() };

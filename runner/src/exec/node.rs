@@ -280,6 +280,8 @@ impl Executor<'_> {
             marker: format!("{name}={value}").into_bytes(),
         };
         let mut events = EventTail::new(&places.live.join("events.jsonl"));
+        // An earlier attempt's events were shown.
+        events.skip();
         let mut tick = || self.relay(&node.name, &mut events, &secrets);
         let ended = process::run(&spec, &secrets, self.cancellation, self.guard, &mut tick);
         secrets.mask_files(&places.live);

@@ -11,7 +11,6 @@ use super::node::{Executor, Job, JobEnd};
 use super::resources::Grant;
 use super::{Cancellation, Guard, Happening, NodeFailure, Pool};
 use crate::cache::ActionEntry;
-use crate::error::Result;
 use crate::experiment::Folder;
 use crate::resolve::{Outlook, Workspace};
 
@@ -78,9 +77,6 @@ pub(crate) enum Message {
 }
 
 /// Runs the selected nodes. Every selected or served node has a result afterwards.
-///
-/// # Errors
-/// A cached output can't be put into the experiment's folder (a full disk).
 #[expect(clippy::too_many_arguments, reason = "the seams of the run, each used once")]
 pub fn run(
     workspace: &Workspace,
@@ -91,7 +87,7 @@ pub fn run(
     exe: Option<&std::path::Path>,
     report: &mut dyn FnMut(&Happening),
     record: &mut dyn FnMut(&BTreeMap<usize, NodeResult>),
-) -> Result<RunResult> {
+) -> RunResult {
     let pending = NodeResult {
         state: NodeState::Pending,
         key: None,
@@ -113,19 +109,19 @@ pub fn run(
         report,
         record,
     };
-    scheduler.run(exe)?;
+    scheduler.run(exe);
     let interrupted = cancellation.asked();
-    Ok(RunResult { nodes: scheduler.nodes, interrupted })
+    RunResult { nodes: scheduler.nodes, interrupted }
 }
 
 impl Scheduler<'_> {
-    fn run(&mut self, exe: Option<&std::path::Path>) -> Result<()> {
+    fn run(&mut self, exe: Option<&std::path::Path>) {
         let (send, receive) = channel::<Message>();
         let guard_slot: OnceLock<Guard> = OnceLock::new();
         let (workspace, folder, cancellation) = (self.workspace, self.folder, self.cancellation);
-        let outcome = std::thread::scope(|scope| -> Result<()> {
+        std::thread::scope(|scope| {
             loop {
-                self.skip_or_ready()?;
+                self.skip_or_ready();
                 if !self.cancellation.asked() {
                     for (node, job) in self.startable() {
                         let guard: &Guard =
@@ -142,19 +138,16 @@ impl Scheduler<'_> {
                 }
                 match receive.recv_timeout(BEAT) {
                     Ok(Message::Happened(happening)) => (self.report)(&happening),
-                    Ok(Message::Ended(node, end)) => self.ended(node, end)?,
+                    Ok(Message::Ended(node, end)) => self.ended(node, end),
                     Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
                 }
             }
-            Ok(())
         });
-        outcome?;
         self.close();
-        Ok(())
     }
 
     /// Looks up every node whose producers are finished; hits may make further nodes ready.
-    fn skip_or_ready(&mut self) -> Result<()> {
+    fn skip_or_ready(&mut self) {
         let order: Vec<usize> = self.nodes.keys().copied().collect();
         for i in order {
             let untouched = self.nodes[&i].state == NodeState::Pending && !self.waiting.contains_key(&i);
@@ -170,10 +163,9 @@ impl Scheduler<'_> {
                 continue;
             }
             if producers.iter().all(|p| self.nodes.get(p).is_some_and(|n| n.entry.is_some())) {
-                self.look_up(i)?;
+                self.look_up(i);
             }
         }
-        Ok(())
     }
 
     fn is_lost(&self, producer: usize) -> bool {
@@ -181,10 +173,10 @@ impl Scheduler<'_> {
         self.nodes.get(&producer).is_none_or(|n| lost(n.state))
     }
 
-    fn look_up(&mut self, i: usize) -> Result<()> {
+    fn look_up(&mut self, i: usize) {
         let node = &self.workspace.graph.nodes[i];
         let known = |p: usize| self.nodes.get(&p).and_then(|n| n.entry.as_ref());
-        let Ok(inputs) = self.workspace.input_digests(i, &known) else { return Ok(()) };
+        let Ok(inputs) = self.workspace.input_digests(i, &known) else { return };
         let components = self.workspace.components(node, inputs);
         let forced = self.options.forced.contains(&i);
         let outlook = if forced {
@@ -200,22 +192,20 @@ impl Scheduler<'_> {
             Outlook::Miss { reasons, .. } if !self.options.selected.contains(&i) => {
                 let message = format!("not selected, and its result is not cached ({})", reasons.join("; "));
                 self.fail(i, message, format!("run it first: --until {}", node.name));
-                Ok(())
             }
             Outlook::Miss { key, reasons } => {
                 let stage = &self.workspace.pipeline.stages[&node.stage];
                 if !self.pool.has_gpus(stage.resources.gpus) {
                     self.no_gpu(i, stage.resources.gpus);
-                    return Ok(());
+                    return;
                 }
                 self.set(i, NodeState::Pending, |n| {
                     n.key = Some(key.clone());
                     n.message = Some(reasons.join("; "));
                 });
                 self.waiting.insert(i, Job { node: i, components, key, forced, gpus: Vec::new() });
-                Ok(())
             }
-            Outlook::Waits { .. } | Outlook::NotBuilt { .. } => Ok(()),
+            Outlook::Waits { .. } | Outlook::NotBuilt { .. } => {}
         }
     }
 
@@ -226,9 +216,13 @@ impl Scheduler<'_> {
         self.fail(i, message, next.to_owned());
     }
 
-    fn hit(&mut self, i: usize, entry: ActionEntry) -> Result<()> {
+    fn hit(&mut self, i: usize, entry: ActionEntry) {
         let name = &self.workspace.graph.nodes[i].name;
-        self.folder.place_hit(&self.workspace.store, name, &entry)?;
+        if let Err(e) = self.folder.place_hit(&self.workspace.store, name, &entry) {
+            let (message, next) = e.messages().into_iter().next().unwrap_or_default();
+            self.fail(i, message, next.unwrap_or_default());
+            return;
+        }
         self.workspace.store.note_history(name, &entry.key);
         (self.report)(&Happening::Hit { node: name.clone(), key: entry.key.clone(), saved_s: entry.wall_s });
         self.set(i, NodeState::Hit, |n| {
@@ -236,7 +230,6 @@ impl Scheduler<'_> {
             n.message = None;
             n.entry = Some(entry);
         });
-        Ok(())
     }
 
     fn fail(&mut self, i: usize, message: String, next: String) {
@@ -288,8 +281,8 @@ impl Scheduler<'_> {
         producers.filter_map(|p| Some((*p, self.nodes.get(p)?.entry.clone()?))).collect()
     }
 
-    fn ended(&mut self, i: usize, end: JobEnd) -> Result<()> {
-        let Some(running) = self.running.remove(&i) else { return Ok(()) };
+    fn ended(&mut self, i: usize, end: JobEnd) {
+        let Some(running) = self.running.remove(&i) else { return };
         self.pool.give_back(running.grant);
         let wall_s = running.started.elapsed().as_secs_f64();
         let node = self.workspace.graph.nodes[i].name.clone();
@@ -297,7 +290,7 @@ impl Scheduler<'_> {
             (self.report)(&Happening::Warning { node: Some(node.clone()), text });
         }
         match end {
-            JobEnd::Hit(entry) => return self.hit(i, *entry),
+            JobEnd::Hit(entry) => self.hit(i, *entry),
             JobEnd::Done(entry) => {
                 (self.report)(&Happening::Done { node, wall_s });
                 self.set(i, NodeState::Done, |n| {
@@ -314,7 +307,6 @@ impl Scheduler<'_> {
                 self.set(i, NodeState::Interrupted, |n| n.wall_s = Some(wall_s));
             }
         }
-        Ok(())
     }
 
     /// What never started is skipped or interrupted.
@@ -337,6 +329,12 @@ fn execute(
     send: &Sender<Message>,
 ) {
     let executor = Executor { workspace, folder, cancellation, guard, entries, send: send.clone() };
-    let end = executor.run(job);
+    // A fault of this program must not leave the run waiting for a thread that is gone.
+    let end = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| executor.run(job)));
+    let end = end.unwrap_or_else(|_| {
+        let message = "a fault of the runner itself while it executed this stage".to_owned();
+        let next = "please report it with the command and the text above".to_owned();
+        JobEnd::Failed(NodeFailure { message, log: None, tail: Vec::new(), next })
+    });
     let _ = send.send(Message::Ended(job.node, end));
 }

@@ -39,6 +39,7 @@ fn only_from_and_until() {
     assert_eq!(project.executed(), ["b"], "c is cut off: b came out as before");
     project.runner(&["run", "--force", "a", "--until", "a"]).expect(0);
     assert_eq!(project.executed(), ["a"]);
+    project.runner(&["run", "--from", "c", "--until", "a"]).expect(2).says("no stage is selected");
     project.runner(&["run", "--only", "a", "--force", "c"]).expect(2).says("not among those that run");
 }
 
@@ -190,6 +191,7 @@ fn an_unmet_gate_exits_4_or_is_only_reported() {
     assert_eq!(record["outcome"], "gate_not_met");
     project.write("gates.json", "not json");
     project.runner(&["run", "--force", "report"]).expect(3).says("gates.json: not a gates file");
+    project.runner(&["status"]).expect(0).says("failed");
 }
 
 const EVALUATED: &str = r#"
