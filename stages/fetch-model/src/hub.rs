@@ -179,6 +179,8 @@ impl Hub {
                 .at(place)
                 .next("choose a model with safetensors weights and a tokenizer.json, or another revision"));
         }
+        // A link whose blob is gone would stand in the way of the new one.
+        blob::remove(&path)?;
         context.log(&format!("downloading {name}"));
         self.retry(&place, context, || self.attempt(snapshot, name, &place, context))
     }

@@ -240,6 +240,8 @@ fn a_damaged_cache_is_mended_or_refused_without_a_network() {
     };
     damage();
     same(&client.fetch().unwrap().dir, &files);
+    fs::remove_file(fs::canonicalize(fetched.dir.join("config.json")).unwrap()).unwrap();
+    same(&client.fetch().unwrap().dir, &files);
     damage();
     client.settings.offline = true;
     let error = client.fetch().unwrap_err();

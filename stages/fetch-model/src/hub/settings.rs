@@ -45,14 +45,21 @@ impl Settings {
     /// # Errors
     /// There is neither a cache folder named nor a home folder to keep one in.
     pub fn from_env(attempts: u32) -> Result<Self> {
-        Self::from_variables(attempts, |name| env::var_os(name).filter(|value| !value.is_empty()))
+        // Without HOME this asks the system's user database: a runner may start its stages with an empty environment.
+        Self::from_variables(attempts, env::home_dir(), |name| {
+            env::var_os(name).filter(|value| !value.is_empty())
+        })
     }
 
-    fn from_variables(attempts: u32, variable: impl Fn(&str) -> Option<OsString>) -> Result<Self> {
+    fn from_variables(
+        attempts: u32,
+        home: Option<PathBuf>,
+        variable: impl Fn(&str) -> Option<OsString>,
+    ) -> Result<Self> {
         let home = variable("HF_HOME")
             .map(PathBuf::from)
             .or_else(|| variable("XDG_CACHE_HOME").map(|dir| PathBuf::from(dir).join("huggingface")))
-            .or_else(|| variable("HOME").map(|dir| PathBuf::from(dir).join(".cache/huggingface")));
+            .or_else(|| home.map(|dir| dir.join(".cache/huggingface")));
         let cache =
             variable("HF_HUB_CACHE").map(PathBuf::from).or_else(|| home.as_ref().map(|h| h.join("hub")));
         let cache = cache.ok_or_else(|| {
@@ -83,7 +90,8 @@ mod tests {
     use super::*;
 
     fn settings(variables: &[(&str, &str)]) -> Result<Settings> {
-        Settings::from_variables(0, |name| {
+        let home = variables.iter().find(|(n, _)| *n == "HOME").map(|(_, v)| PathBuf::from(v));
+        Settings::from_variables(0, home, |name| {
             variables.iter().find(|(n, _)| *n == name).map(|(_, v)| OsString::from(v))
         })
     }
