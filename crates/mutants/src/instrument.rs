@@ -19,6 +19,8 @@ use crate::{BranchSite, MutantError, MutantSite, runtime};
 pub struct Instrumented {
     row: CorpusRow,
     focal: FocalFn,
+    /// The keyword of a `const fn`: such a function can't ask which mutant is on, so it goes where mutants are.
+    constness: Option<Range<usize>>,
     edits: Vec<Edit>,
     /// In the order of the source; the id of `mutants[i]` is `i + 1`.
     pub mutants: Vec<MutantSite>,
@@ -57,7 +59,6 @@ impl Instrumented {
     /// `function_code` does not parse, or holds no function.
     pub fn of(row: &CorpusRow) -> Result<Self, MutantError> {
         let focal = FocalFn::of(row)?;
-        let mut row = row.clone();
         let file = syn::parse_str::<syn::File>(&row.function_code).map_err(|e| {
             let start = e.span().start();
             subject::SubjectError::Syntax {
@@ -67,14 +68,11 @@ impl Instrumented {
                 column: u32::try_from(start.column + 1).unwrap_or(u32::MAX),
             }
         })?;
-        let code = row.function_code.clone();
-        let mut scan = Scan::new(&code);
+        let mut scan = Scan::new(&row.function_code);
+        let mut constness = None;
         if let Some((sig, body, outer)) = find(&file, &focal) {
             scan.function(sig, body, outer);
-            if let Some(constness) = &sig.constness {
-                // A constant function can't ask which mutant is on.
-                row.function_code.replace_range(constness.span().byte_range(), "     ");
-            }
+            constness = sig.constness.map(|keyword| keyword.span().byte_range());
         }
         let mut lines = vec![0; scan.lines.len()];
         for (line, number) in &scan.lines {
@@ -83,7 +81,8 @@ impl Instrumented {
             }
         }
         let Scan { edits, mutants, branches, n_sites, opaque_macros, .. } = scan;
-        Ok(Self { row, focal, edits, mutants, branches, lines, n_sites, opaque_macros })
+        let row = row.clone();
+        Ok(Self { row, focal, constness, edits, mutants, branches, lines, n_sites, opaque_macros })
     }
 
     pub fn row(&self) -> &CorpusRow {
@@ -96,7 +95,11 @@ impl Instrumented {
 
     /// The crate with all mutants but the dropped ones. `tests` as in [`subject::assemble`].
     pub fn program(&self, tests: Option<&str>, dropped: &Dropped) -> Program {
-        let rendered = render(&self.row.function_code, &self.edits, dropped);
+        let mut code = self.row.function_code.clone();
+        if let Some(keyword) = &self.constness {
+            code.replace_range(keyword.clone(), &" ".repeat(keyword.len()));
+        }
+        let rendered = render(&code, &self.edits, dropped);
         let name = self.module_name(tests);
         let Rendered { text, parts } = with_module(rendered, &name);
         let mut row = self.row.clone();

@@ -330,7 +330,8 @@ impl Scan<'_> {
         let some = self.branch("some_times", &whole);
         let before = format!("{{ let __tf_loop_{zero} = crate::{MODULE}::enter_loop({zero}, {some}); ");
         let counts = vec![Counted::Branch(zero), Counted::Branch(some)];
-        let outer = self.around(whole, before, " }".to_owned(), counts);
+        let after = format!(" __tf_loop_{zero}.end(); }}");
+        let outer = self.around(whole, before, after, counts);
         let again = format!(" __tf_loop_{zero}.again();");
         let inner = self.around(start..start, again, String::new(), Vec::new());
         self.edits[outer].partner = Some(inner);

@@ -33,7 +33,8 @@ pub struct ScoreOptions {
     /// A mutant's fuel: this many times what the same tests used on the unchanged function, plus [`Self::fuel_floor`].
     pub fuel_factor: u64,
     pub fuel_floor: u64,
-    /// Deadline of one process, behind the fuel: for what does not tick.
+    /// Deadline of one process, behind the fuel: for what does not tick. A mutant's is shorter where the function as it
+    /// is takes a small part of it.
     pub wall: Duration,
     /// Mutants to run, chosen evenly over the operators; 0: all. The others are `Ignored`.
     pub limit: usize,
@@ -230,7 +231,8 @@ pub fn score_suite(
     let Some((binary, program)) = build(harness, prepared, tests, &mut score)? else { return Ok(score) };
     let instrumented = !program.hook.is_empty();
     score.compiled = true;
-    let reach = baseline(harness, &binary, &program, options, &mut score)?;
+    let (reach, longest) = baseline(harness, &binary, &program, options, &mut score)?;
+    let wall = mutant_wall(longest, options.wall);
     for seen in reach.values() {
         score.entered |= seen.entered;
         score.branches.extend(&seen.branches);
@@ -244,7 +246,14 @@ pub fn score_suite(
         let outcome = if prepared.dropped.mutants.contains(&mutant.id) {
             MutantOutcome { status: MutantStatus::CompileError, killed_by: None }
         } else if chosen.contains(&mutant.id) {
-            run_mutant(harness, &binary, mutant, &reach, options, &mut score)?
+            run_mutant(
+                harness,
+                &binary,
+                mutant,
+                &reach,
+                &ScoreOptions { wall, ..options.clone() },
+                &mut score,
+            )?
         } else {
             MutantOutcome { status: MutantStatus::Ignored, killed_by: None }
         };
@@ -304,7 +313,7 @@ fn baseline(
     program: &Program,
     options: &ScoreOptions,
     score: &mut SuiteScore,
-) -> Result<BTreeMap<String, Reach>, ScoreError> {
+) -> Result<(BTreeMap<String, Reach>, Duration), ScoreError> {
     let run_options = RunOptions { env: env(0, None), only: None, wall: options.wall, fail_fast: false };
     let mut runs = Vec::new();
     for _ in 0..options.runs.max(1) {
@@ -319,7 +328,15 @@ fn baseline(
             reach.entry(name.clone()).or_default().merge(&seen);
         }
     }
-    Ok(reach)
+    let longest = runs.iter().map(|run| run.wall).max().unwrap_or_default();
+    Ok((reach, longest))
+}
+
+/// What waits for ever ends here; the margin over a run that ends by itself is such that load does not decide.
+fn mutant_wall(unchanged: Duration, most: Duration) -> Duration {
+    const MARGIN: u32 = 100;
+    const LEAST: Duration = Duration::from_secs(5);
+    (unchanged * MARGIN).max(LEAST).min(most)
 }
 
 /// One verdict out of several runs. A message that is another in each run is left out.

@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use harness::{Harness, Libraries, Limits, Toolchain, parallel_map};
@@ -205,99 +205,56 @@ fn a_suite_that_hangs_does_not_pass() {
     assert!(!score.passed);
 }
 
-/// Every kind of code that the rewriting must leave working: instrumented, unmutated, the tests pass.
+/// Every kind of code that the rewriting must leave working: instrumented, unmutated, the tests of each case pass, every
+/// probe compiles, and some mutant is killed.
 #[test]
 fn all_kinds_of_functions_stay_what_they_were() {
     let bench = Bench::new();
-    for (function, items, tests) in KINDS {
-        let prepared = bench.prepare(function, items);
-        assert_eq!(prepared.not_instrumentable, None, "{function}");
-        let score = bench.score(&prepared, tests);
-        assert!(score.passed && score.entered, "{function}\n{:?} {:?}", score.error, score.tests);
-        assert!(!score.killed().is_empty(), "{function}");
-        let (kept, all) = (prepared.branches().len(), prepared.instrumented.branches.len());
-        assert_eq!(kept, all, "every probe compiles: {function}");
-        let lines = (prepared.lines().len(), prepared.instrumented.lines.len());
-        assert_eq!(lines.0, lines.1, "{function}");
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cases"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    paths.sort();
+    assert!(paths.len() > 30);
+    let wrong = parallel_map(2, &paths, |_, path| kept_its_meaning(&bench, path).err());
+    let wrong: Vec<String> = wrong.into_iter().flatten().collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// A case has three parts: items, the function, its tests.
+fn kept_its_meaning(bench: &Bench, path: &Path) -> Result<(), String> {
+    let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+    let text = std::fs::read_to_string(path).unwrap();
+    let (items, rest) = text.strip_prefix("// items\n").unwrap().split_once("// function\n").unwrap();
+    let (function, tests) = rest.split_once("// tests\n").unwrap();
+    let prepared = bench.prepare(function.trim(), &[items.trim()]);
+    let score = bench.score(&prepared, tests);
+    let n_lost = prepared.instrumented.branches.len() - prepared.branches().len()
+        + prepared.instrumented.lines.len()
+        - prepared.lines().len();
+    match () {
+        () if prepared.not_instrumentable.is_some() => {
+            Err(format!("{name}: {:?}", prepared.not_instrumentable))
+        }
+        () if !score.passed || !score.entered => Err(format!("{name}: {:?} {:?}", score.error, score.tests)),
+        () if n_lost > 0 => Err(format!("{name}: {n_lost} probes do not compile")),
+        () if score.killed().is_empty() => Err(format!("{name}: no mutant is killed")),
+        () => Ok(()),
     }
 }
 
-type Kind = (&'static str, &'static [&'static str], &'static str);
-
-const KINDS: &[Kind] = &[
-    (
-        "impl<T: Clone> Stack<T> {\n    pub fn pop_or(&mut self, other: T) -> T {\n        if self.items.len() > 1 { self.items.pop().unwrap_or(other) } else { other.clone() }\n    }\n}",
-        &["pub struct Stack<T> { items: Vec<T> }"],
-        "#[test] fn t() { let mut s = Stack { items: vec![1, 2] }; assert_eq!(s.pop_or(9), 2); assert_eq!(s.pop_or(9), 9); }",
-    ),
-    (
-        "pub fn longest<'a>(a: &'a str, b: &'a str) -> &'a str { if a.len() >= b.len() { a } else { b } }",
-        &[],
-        "#[test] fn t() { assert_eq!(longest(\"ab\", \"c\"), \"ab\"); assert_eq!(longest(\"a\", \"bc\"), \"bc\"); }",
-    ),
-    (
-        "pub fn evens(n: u32) -> impl Iterator<Item = u32> { (0..n).filter(|x| x % 2 == 0).map(move |x| x + n) }",
-        &[],
-        "#[test] fn t() { assert_eq!(evens(5).collect::<Vec<_>>(), [5, 7, 9]); }",
-    ),
-    (
-        "pub fn sum(text: &str) -> Result<i32, std::num::ParseIntError> {\n    let mut total = 0;\n    for part in text.split(',') { total += part.trim().parse::<i32>()?; }\n    Ok(total)\n}",
-        &[],
-        "#[test] fn t() { assert_eq!(sum(\"1, 2\"), Ok(3)); assert!(sum(\"x\").is_err()); }",
-    ),
-    (
-        "pub unsafe fn get(v: *const u8, n: usize) -> u8 { if n > 2 { return 0 } unsafe { *v.add(n) } }",
-        &[],
-        "#[test] fn t() { let v = [1, 2, 3]; assert_eq!(unsafe { get(v.as_ptr(), 1) }, 2); assert_eq!(unsafe { get(v.as_ptr(), 9) }, 0); }",
-    ),
-    (
-        "pub const fn half(n: u32) -> u32 { if n % 2 == 0 { n / 2 } else { 0 } }",
-        &[],
-        "#[test] fn t() { assert_eq!(half(8), 4); assert_eq!(half(7), 0); }",
-    ),
-    (
-        "pub fn find(grid: &[Vec<i32>], x: i32) -> Option<(usize, usize)> {\n    let mut found = None;\n    'rows: for (i, row) in grid.iter().enumerate() {\n        for (j, &cell) in row.iter().enumerate() {\n            if cell < 0 { continue 'rows; }\n            if cell == x { found = Some((i, j)); break 'rows; }\n        }\n    }\n    found\n}",
-        &[],
-        "#[test] fn t() { let g = vec![vec![1, -1, 7], vec![7]]; assert_eq!(find(&g, 7), Some((1, 0))); assert_eq!(find(&g, 8), None); }",
-    ),
-    (
-        "pub async fn later(n: u32) -> u32 { let m = async { n + 1 }.await; if m > 3 && n != 9 { m } else { 0 } }",
-        &[
-            "pub fn block<F: std::future::Future>(f: F) -> F::Output { let mut f = Box::pin(f); let w = std::task::Waker::noop(); let mut c = std::task::Context::from_waker(w); loop { if let std::task::Poll::Ready(x) = f.as_mut().poll(&mut c) { return x; } } }",
-        ],
-        "#[test] fn t() { assert_eq!(block(later(5)), 6); assert_eq!(block(later(1)), 0); }",
-    ),
-    (
-        "pub fn parse(input: Option<&str>) -> u8 {\n    let Some(text) = input else { return 0 };\n    let x = match text.len() { 0 => 1, n if n > 3 => 2, 1..=2 => 3, _ => 4 };\n    x\n}",
-        &[],
-        "#[test] fn t() { assert_eq!(parse(None), 0); assert_eq!(parse(Some(\"\")), 1); assert_eq!(parse(Some(\"abcd\")), 2); assert_eq!(parse(Some(\"a\")), 3); }",
-    ),
-    (
-        "pub fn table(i: usize) -> &'static [u8] { const N: usize = 2 + 1; static T: [u8; N] = [1, 2, 3]; let s: &'static [u8] = &[7, 8]; if i == 0 { &T } else { s } }",
-        &[],
-        "#[test] fn t() { assert_eq!(table(0), [1, 2, 3]); assert_eq!(table(1), [7, 8]); }",
-    ),
-    (
-        "impl std::ops::Add for P { type Output = P; fn add(self, o: P) -> P { P { x: self.x + o.x, ..self } } }",
-        &["#[derive(Debug, PartialEq, Default, Clone, Copy)] pub struct P { x: i8, y: i8 }"],
-        "#[test] fn t() { assert_eq!(P { x: 1, y: 5 } + P { x: 2, y: 3 }, P { x: 3, y: 5 }); }",
-    ),
-    (
-        "pub fn neg(x: i8) -> i8 { let r: i8 = -128; if x == r { 127 } else { -x } }",
-        &[],
-        "#[test] fn t() { assert_eq!(neg(-128), 127); assert_eq!(neg(3), -3); }",
-    ),
-    (
-        "pub fn shadow(x: &str) -> usize { let x = x.trim(); let x = x.split_once('=').map(|(k, v)| k.len() * 10 + v.len()).unwrap_or(0); x }",
-        &[],
-        "#[test] fn t() { assert_eq!(shadow(\" ab=c \"), 21); assert_eq!(shadow(\"\"), 0); }",
-    ),
-    (
-        "pub fn lookup(m: &std::collections::BTreeMap<u8, u8>, k: u8) -> u8 { let v = m.get(&k).unwrap_or(&9); if let Some(w) = m.get(v) { if *w > 1 { return *w; } } *v }",
-        &[],
-        "#[test] fn t() { let m = [(1, 2), (2, 5)].into(); assert_eq!(lookup(&m, 1), 5); assert_eq!(lookup(&m, 7), 9); }",
-    ),
-];
+/// A constant needs a constant function; such a function keeps its tests and has no mutants.
+#[test]
+fn a_function_that_a_constant_needs_is_left_alone() {
+    let bench = Bench::new();
+    let prepared = bench.prepare(
+        "pub const fn shift(x: u8) -> u8 { x << 2 }",
+        &["pub const TABLE: [u8; 2] = [shift(1), shift(2)];"],
+    );
+    assert!(prepared.not_instrumentable.is_some());
+    let score = bench.score(&prepared, "#[test] fn t() { assert_eq!(TABLE, [4, 8]); }");
+    assert!(score.passed && score.mutants.is_empty() && score.counts().is_none());
+}
 
 #[test]
 fn tests_can_not_ask_which_mutant_is_on() {
