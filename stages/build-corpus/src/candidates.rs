@@ -178,7 +178,8 @@ fn row(
     for &(tier, case) in cases {
         let kind = krate.cases[case].kind;
         let property = kind == CaseKind::Property;
-        let count = taken.iter().filter(|&&c| (krate.cases[c].kind == CaseKind::Property) == property).count();
+        let count =
+            taken.iter().filter(|&&c| (krate.cases[c].kind == CaseKind::Property) == property).count();
         // A surer link makes the guesses superfluous.
         let guess = tier > LinkTier::OnlyCallee && tiers.iter().any(|t| *t < tier);
         if guess || count >= if property { MAX_PROPERTIES } else { MAX_UNIT_TESTS } {

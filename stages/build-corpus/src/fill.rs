@@ -133,7 +133,10 @@ fn thin_properties(rows: &mut [CorpusRow], share: f64) {
 pub fn shortfalls(split: &str, rows: &[CorpusRow], wanted: u64, share: f64) -> Vec<String> {
     let mut found = Vec::new();
     if (rows.len() as u64) < wanted {
-        found.push(format!("{split}: {} of the {wanted} rows asked for could be had from these sources", rows.len()));
+        found.push(format!(
+            "{split}: {} of the {wanted} rows asked for could be had from these sources",
+            rows.len()
+        ));
     }
     let with = rows.iter().filter(|r| r.property_tests.is_some()).count();
     let reached = with as f64 / rows.len().max(1) as f64;
@@ -178,7 +181,8 @@ mod tests {
             row("d", "fn g() {}", ""),
         ];
         thin_properties(&mut rows, 0.5);
-        let with: Vec<&str> = rows.iter().filter(|r| r.property_tests.is_some()).map(|r| r.id.as_str()).collect();
+        let with: Vec<&str> =
+            rows.iter().filter(|r| r.property_tests.is_some()).map(|r| r.id.as_str()).collect();
         assert_eq!(with, ["a", "b"]);
         thin_properties(&mut rows, 0.0);
         assert!(rows[0].property_tests.is_some() && rows[1].property_tests.is_none());
@@ -189,7 +193,11 @@ mod tests {
         let rows = vec![with_property("b", SourceClass::Synthesized), row("d", "fn g() {}", "")];
         let found = shortfalls("train", &rows, 3, 0.6);
         assert_eq!(found.len(), 3, "{found:?}");
-        assert!(found[0].contains("2 of the 3") && found[1].contains("50.0 %") && found[2].contains("synthesized"));
+        assert!(
+            found[0].contains("2 of the 3")
+                && found[1].contains("50.0 %")
+                && found[2].contains("synthesized")
+        );
         assert!(shortfalls("train", &[], 0, 0.6).is_empty());
     }
 }

@@ -20,7 +20,12 @@ const MARK: &str = "// focal";
 ///
 /// # Errors
 /// A file that does not parse, has no marked function, or no test; the message names it.
-pub fn load(dir: &Path, collection: &str, externs: &BTreeSet<String>, strata: bool) -> Result<Vec<CorpusRow>> {
+pub fn load(
+    dir: &Path,
+    collection: &str,
+    externs: &BTreeSet<String>,
+    strata: bool,
+) -> Result<Vec<CorpusRow>> {
     let mut rows = Vec::new();
     for path in files(dir)? {
         let inside = path.strip_prefix(dir).unwrap_or(&path).to_string_lossy().replace('\\', "/");
@@ -39,7 +44,9 @@ fn files(dir: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in walkdir::WalkDir::new(dir).sort_by_file_name() {
         let entry = entry.map_err(|e| {
-            StageError::failed(format!("can't list the folder: {e}")).at(dir.display().to_string()).next("check the path")
+            StageError::failed(format!("can't list the folder: {e}"))
+                .at(dir.display().to_string())
+                .next("check the path")
         })?;
         if entry.file_type().is_file() && entry.path().extension().is_some_and(|e| e == "rs") {
             found.push(entry.into_path());
@@ -73,7 +80,9 @@ fn row(
     if !krate.cases.iter().any(|c| c.kind == CaseKind::Unit) {
         return Err("no `#[test]`".to_owned());
     }
-    let alone = Closer::new(&krate, externs.clone()).close(focal, &cases, Breadth::Generous).map_err(|e| e.to_string())?;
+    let alone = Closer::new(&krate, externs.clone())
+        .close(focal, &cases, Breadth::Generous)
+        .map_err(|e| e.to_string())?;
     let shape = complexity::measure(&alone.function_code).map_err(|e| e.to_string())?;
     let stem = path.strip_suffix(".rs").unwrap_or(path);
     let stratum = stem.split_once('/').map(|(folder, _)| folder.to_owned()).filter(|_| strata);

@@ -85,7 +85,8 @@ mod tests {
     use super::*;
     use crate::testing::row;
 
-    const HELD: &str = "fn held(items: &[u32]) -> u32 { let mut total = 0; for item in items { total += item * 2; } total }";
+    const HELD: &str =
+        "fn held(items: &[u32]) -> u32 { let mut total = 0; for item in items { total += item * 2; } total }";
 
     fn leak(code: &str, tests: &str) -> Option<Leak> {
         let guard = Guard::new([&row("h", HELD, "")]);

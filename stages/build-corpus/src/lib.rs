@@ -93,10 +93,19 @@ impl Stage for BuildCorpus {
     type Params = Params;
     const NAME: &'static str = "build-corpus";
     const INPUTS: &'static [PortSpec] = &[
-        PortSpec::required("sources", "folders with a Cargo.toml and Cargo.lock that name the crates to take rows from"),
-        PortSpec::optional("curated", "hand-written functions with tests, one .rs file each; they go into train"),
+        PortSpec::required(
+            "sources",
+            "folders with a Cargo.toml and Cargo.lock that name the crates to take rows from",
+        ),
+        PortSpec::optional(
+            "curated",
+            "hand-written functions with tests, one .rs file each; they go into train",
+        ),
         PortSpec::optional("holdout", "hand-written functions, STRATUM/NAME.rs; never trained on"),
-        PortSpec::optional("libs", "prebuilt libraries that rows may link; without it, the standard library alone"),
+        PortSpec::optional(
+            "libs",
+            "prebuilt libraries that rows may link; without it, the standard library alone",
+        ),
     ];
     const OUTPUTS: &'static [PortSpec] = &[PortSpec::required(
         "corpus",
@@ -135,7 +144,8 @@ impl Stage for BuildCorpus {
             funnel.dropped
         ));
         let (splits, mut shortfalls) = assemble(rows, curated, &guard, &filler, &mut funnel, context)?;
-        shortfalls.extend(sources.refused.iter().map(|(name, reason)| format!("{name} is left out: {reason}")));
+        shortfalls
+            .extend(sources.refused.iter().map(|(name, reason)| format!("{name} is left out: {reason}")));
         let account = Account {
             leakage: guard.report(&splits["train"]),
             funnel,
@@ -151,7 +161,9 @@ impl Stage for BuildCorpus {
 
 fn check(params: &Params) -> Result<()> {
     let wrong = |name: &str, why: String| {
-        Err(StageError::usage(why).at(format!("build-corpus parameter {name}")).next("see `build-corpus --help`"))
+        Err(StageError::usage(why)
+            .at(format!("build-corpus parameter {name}"))
+            .next("see `build-corpus --help`"))
     };
     if !(0.0..=1.0).contains(&params.property_share) {
         return wrong("property_share", format!("`{}` is no share between 0 and 1", params.property_share));
@@ -170,7 +182,9 @@ fn check(params: &Params) -> Result<()> {
 }
 
 fn court(params: &Params, context: &Context) -> Result<Court> {
-    let unusable = |what: &str, e: String| StageError::failed(e).at(what.to_owned()).next("see `runner doctor` for what this machine lacks");
+    let unusable = |what: &str, e: String| {
+        StageError::failed(e).at(what.to_owned()).next("see `runner doctor` for what this machine lacks")
+    };
     let toolchain = Toolchain::find().map_err(|e| unusable("the Rust compiler", e.to_string()))?;
     let libraries = match context.optional_input("libs")? {
         Some(dir) => Libraries::load(dir, &toolchain).map_err(|e| unusable("input libs", e.to_string()))?,
@@ -196,7 +210,11 @@ fn extract(
     let mut rows = BTreeMap::new();
     for source in &sources.crates {
         context.check_cancelled()?;
-        let origin = Origin { crate_name: &source.name, version: &source.version, license: &source.licence.expression };
+        let origin = Origin {
+            crate_name: &source.name,
+            version: &source.version,
+            license: &source.licence.expression,
+        };
         let found = match candidates::of_crate(&source.files, origin, &limits) {
             Ok(found) => found,
             Err(error) => {
@@ -247,7 +265,8 @@ fn assemble(
 ) -> Result<Assembled> {
     let params = filler.params;
     let wanted = [params.train, params.validation, params.test];
-    let sizes = rows.iter().map(|(name, rows)| (name.clone(), rows.len().min(params.max_rows_per_crate))).collect();
+    let sizes =
+        rows.iter().map(|(name, rows)| (name.clone(), rows.len().min(params.max_rows_per_crate))).collect();
     let assigned = split::assign(&sizes, wanted, context.seed());
     let mut splits = Splits::new();
     let mut shortfalls = Vec::new();
@@ -298,9 +317,12 @@ fn with_holdout(mut splits: Splits, holdout: Vec<CorpusRow>) -> Splits {
 fn enough(splits: &Splits, params: &Params) -> Result<()> {
     let rows: usize = split::SPLITS.iter().filter_map(|s| splits.get(s)).map(Vec::len).sum();
     if (rows as u64) < params.min_rows {
-        return Err(StageError::failed(format!("{rows} rows were found, at least {} are asked for", params.min_rows))
-            .at(format!("sources/{}", params.set))
-            .next("name more crates in that folder's Cargo.toml, or lower the parameter `min_rows`"));
+        return Err(StageError::failed(format!(
+            "{rows} rows were found, at least {} are asked for",
+            params.min_rows
+        ))
+        .at(format!("sources/{}", params.set))
+        .next("name more crates in that folder's Cargo.toml, or lower the parameter `min_rows`"));
     }
     Ok(())
 }

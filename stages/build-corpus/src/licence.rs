@@ -42,7 +42,8 @@ pub fn accept(expression: Option<&str>, allowed: &[String]) -> Result<Accepted, 
     for name in allowed {
         accepted.push(Licensee::parse(name).map_err(|_| LicenceError::Unknown(name.clone()))?);
     }
-    let used = parsed.minimized_requirements(&accepted).map_err(|_| LicenceError::NotAllowed(canonical.clone()))?;
+    let used =
+        parsed.minimized_requirements(&accepted).map_err(|_| LicenceError::NotAllowed(canonical.clone()))?;
     let mut used: Vec<String> = used.iter().map(LicenseReq::to_string).collect();
     used.sort();
     Ok(Accepted { expression: canonical, used })

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use quote::ToTokens;
+use subject::extract::lex::{self, flatten};
 
 /// A law and its test: one function of a `proptest!` block.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,7 +64,8 @@ pub fn laws(function_code: &str) -> Vec<Law> {
         let Some(argument) = argument(&typed.ty, &text_like) else { return Vec::new() };
         arguments.push(argument);
     }
-    let n_other = signature.generics.params.iter().filter(|p| !matches!(p, syn::GenericParam::Lifetime(_))).count();
+    let n_other =
+        signature.generics.params.iter().filter(|p| !matches!(p, syn::GenericParam::Lifetime(_))).count();
     if arguments.is_empty() || arguments.len() > 4 || n_other > text_like.len() {
         return Vec::new();
     }
@@ -99,21 +101,46 @@ fn text_parameters(generics: &syn::Generics) -> BTreeSet<String> {
     found
 }
 
+/// The tokens without spaces and lifetimes: `&str` for `&'a str`, `Cow<str>` for `Cow<'_, str>`.
 fn spaceless(tokens: &(impl ToTokens + ?Sized)) -> String {
-    tokens.to_token_stream().to_string().replace(' ', "")
+    let mut text = String::new();
+    let mut in_lifetime = false;
+    for token in flatten(tokens.to_token_stream()) {
+        match token.kind {
+            lex::Kind::Punct('\'') => in_lifetime = true,
+            lex::Kind::Ident if in_lifetime => in_lifetime = false,
+            lex::Kind::Ident | lex::Kind::Literal => {
+                // `mut x`, `dyn T`: words stay apart.
+                if text.ends_with(char::is_alphanumeric) {
+                    text.push(' ');
+                }
+                text.push_str(&token.text);
+            }
+            lex::Kind::Punct(c) | lex::Kind::Open(c) | lex::Kind::Close(c) => text.push(c),
+        }
+    }
+    text.replace("<,", "<")
 }
 
 fn argument(ty: &syn::Type, text_like: &BTreeSet<String>) -> Option<Argument> {
-    let text = without_lifetimes(&spaceless(ty));
+    let text = spaceless(ty);
     let make = |strategies: Vec<String>, pass, kind| Some(Argument { strategies, pass, kind });
-    let words = || vec!["\"\\\\PC{0,16}\"".to_owned(), "\"[ -~]{0,16}\"".to_owned(), "\"[a-zA-Z0-9]{1,8}\"".to_owned()];
+    let words = || {
+        vec!["\"\\\\PC{0,16}\"".to_owned(), "\"[ -~]{0,16}\"".to_owned(), "\"[a-zA-Z0-9]{1,8}\"".to_owned()]
+    };
     if let Some(numbers) = number(&text) {
         return make(numbers.0, "{}", numbers.1);
     }
     match text.as_str() {
         "bool" => return make(vec!["any::<bool>()".to_owned()], "{}", Kind::Bool),
-        "char" => return make(vec!["any::<char>()".to_owned(), "proptest::char::range(' ', '~')".to_owned()], "{}", Kind::Char),
-        "&str" | "implAsRef<str>" | "implInto<String>" => return make(words(), "&{}", Kind::Text),
+        "char" => {
+            return make(
+                vec!["any::<char>()".to_owned(), "proptest::char::range(' ', '~')".to_owned()],
+                "{}",
+                Kind::Char,
+            );
+        }
+        "&str" | "impl AsRef<str>" | "impl Into<String>" => return make(words(), "&{}", Kind::Text),
         "String" => return make(words(), "{}.clone()", Kind::Text),
         name if text_like.contains(name.trim_start_matches('&')) => return make(words(), "&{}", Kind::Text),
         _ => {}
@@ -126,17 +153,6 @@ fn argument(ty: &syn::Type, text_like: &BTreeSet<String>) -> Option<Argument> {
     make(lists, if owned { "{}.clone()" } else { "&{}" }, Kind::List(element.to_owned()))
 }
 
-/// `&'a str` as `&str`.
-fn without_lifetimes(text: &str) -> String {
-    let mut out = String::new();
-    let mut rest = text;
-    while let Some(at) = rest.find("&'") {
-        out.push_str(&rest[..=at]);
-        rest = rest[at + 2..].trim_start_matches(|c: char| c.is_alphanumeric() || c == '_');
-    }
-    out + rest
-}
-
 fn number(ty: &str) -> Option<(Vec<String>, Kind)> {
     let by_value = ty.trim_start_matches('&');
     if by_value != ty {
@@ -147,11 +163,15 @@ fn number(ty: &str) -> Option<(Vec<String>, Kind)> {
         "u8" | "u16" | "u32" | "u64" | "u128" => {
             Some((vec![any, format!("0{ty}..200"), format!("1{ty}..20")], Kind::Unsigned(ty.to_owned())))
         }
-        "usize" => Some((vec!["0usize..64".to_owned(), "1usize..16".to_owned()], Kind::Unsigned(ty.to_owned()))),
+        "usize" => {
+            Some((vec!["0usize..64".to_owned(), "1usize..16".to_owned()], Kind::Unsigned(ty.to_owned())))
+        }
         "i8" | "i16" | "i32" | "i64" | "i128" | "isize" => {
             Some((vec![any, format!("-100{ty}..100"), format!("1{ty}..20")], Kind::Signed(ty.to_owned())))
         }
-        "f32" | "f64" => Some((vec![format!("-1.0e6{ty}..1.0e6"), format!("0.0{ty}..1.0")], Kind::Float(ty.to_owned()))),
+        "f32" | "f64" => {
+            Some((vec![format!("-1.0e6{ty}..1.0e6"), format!("0.0{ty}..1.0")], Kind::Float(ty.to_owned())))
+        }
         _ => None,
     }
 }
@@ -179,7 +199,7 @@ impl Writer<'_> {
     }
 
     fn returns(&self) -> String {
-        without_lifetimes(&self.output.map(|o| spaceless(o)).unwrap_or_default())
+        self.output.map(spaceless).unwrap_or_default()
     }
 
     /// The result is of the argument's own kind.
@@ -197,14 +217,16 @@ impl Writer<'_> {
     fn unary(&self, argument: &Argument, laws: &mut Vec<Law>) {
         let returns = self.returns();
         let call = |value: &str| self.call(&[value]);
-        let again = call("once");
         if self.same_kind(argument) && argument.kind != Kind::Bool {
-            let borrowed = if matches!(argument.kind, Kind::Text) && returns != "String" { ".to_string()" } else { "" };
-            let twice = self.call(&[&format!("(once{borrowed})")]).replace("(once)", "once");
-            let same = if argument.kind == Kind::Text { format!("{again}.to_string(), value") } else { format!("{again}, value") };
-            self.law(laws, "is_its_own_inverse", &format!("let once = {}{borrowed};\n        prop_assert_eq!({same});", call("value")));
-            let _ = twice;
-            self.law(laws, "is_idempotent", &format!("let once = {}{borrowed};\n        prop_assert_eq!({again}, once);", call("value")));
+            let owned = if argument.kind == Kind::Text { ".to_string()" } else { "" };
+            let once = format!("let once = {}{owned};", call("value"));
+            let twice = format!("{}{owned}", call("once"));
+            self.law(
+                laws,
+                "is_its_own_inverse",
+                &format!("{once}\n        prop_assert_eq!({twice}, value);"),
+            );
+            self.law(laws, "is_idempotent", &format!("{once}\n        prop_assert_eq!({twice}, once);"));
         }
         if matches!(argument.kind, Kind::Float(_) | Kind::Signed(_)) && self.same_kind(argument) {
             let negated = call("(-value)").replace("((-value))", "(-value)");
@@ -212,15 +234,28 @@ impl Writer<'_> {
             self.law(laws, "is_even", &format!("prop_assert_eq!({negated}, {});", call("value")));
         }
         if argument.kind.is_number() && is_ordered(&returns) {
-            let body = format!("let next = value + 1 as {};\n        prop_assert!({} <= {});", number_type(argument), call("value"), call("next"));
+            let body = format!(
+                "let next = value + 1 as {};\n        prop_assert!({} <= {});",
+                number_type(argument),
+                call("value"),
+                call("next")
+            );
             self.law(laws, "never_decreases", &body);
         }
         if argument.kind == Kind::Text && matches!(returns.as_str(), "String" | "&str" | "Cow<str>") {
-            self.law(laws, "keeps_the_number_of_characters", &format!("prop_assert_eq!({}.chars().count(), value.chars().count());", call("value")));
+            self.law(
+                laws,
+                "keeps_the_number_of_characters",
+                &format!("prop_assert_eq!({}.chars().count(), value.chars().count());", call("value")),
+            );
             self.law(laws, "never_grows", &format!("prop_assert!({}.len() <= value.len());", call("value")));
         }
         if matches!(argument.kind, Kind::List(_)) && self.same_kind(argument) {
-            self.law(laws, "keeps_the_length", &format!("prop_assert_eq!({}.len(), value.len());", call("value")));
+            self.law(
+                laws,
+                "keeps_the_length",
+                &format!("prop_assert_eq!({}.len(), value.len());", call("value")),
+            );
         }
     }
 
@@ -228,9 +263,17 @@ impl Writer<'_> {
         if !is_comparable(&self.returns()) {
             return;
         }
-        let body = format!("prop_assert_eq!({}, {});", self.call(&["first", "second"]), self.call(&["second", "first"]));
+        let body = format!(
+            "prop_assert_eq!({}, {});",
+            self.call(&["first", "second"]),
+            self.call(&["second", "first"])
+        );
         self.law(laws, "is_symmetric", &body);
-        let body = format!("prop_assert_eq!({}, {});", self.call(&["first", "first"]), self.call(&["second", "second"]));
+        let body = format!(
+            "prop_assert_eq!({}, {});",
+            self.call(&["first", "first"]),
+            self.call(&["second", "second"])
+        );
         self.law(laws, "treats_equal_pairs_alike", &body);
     }
 
@@ -240,7 +283,11 @@ impl Writer<'_> {
         let call = self.call(&names);
         let returns = self.returns();
         if matches!(returns.as_str(), "f32" | "f64") {
-            self.law(laws, "stays_between_zero_and_one", &format!("prop_assert!((0.0..=1.0).contains(&{call}));"));
+            self.law(
+                laws,
+                "stays_between_zero_and_one",
+                &format!("prop_assert!((0.0..=1.0).contains(&{call}));"),
+            );
         }
         if matches!(returns.as_str(), "f32" | "f64" | "i8" | "i16" | "i32" | "i64" | "i128" | "isize") {
             let zero = if returns.starts_with('f') { "0.0" } else { "0" };
@@ -260,7 +307,8 @@ impl Writer<'_> {
     }
 
     fn call(&self, values: &[&str]) -> String {
-        let passed: Vec<String> = self.arguments.iter().zip(values).map(|(a, v)| a.pass.replace("{}", v)).collect();
+        let passed: Vec<String> =
+            self.arguments.iter().zip(values).map(|(a, v)| a.pass.replace("{}", v)).collect();
         format!("{}({})", self.name, passed.join(", "))
     }
 
@@ -275,8 +323,13 @@ impl Writer<'_> {
                 .map(|(name, a)| format!("{name} in {}", a.strategies[width.min(a.strategies.len() - 1)]))
                 .collect();
             let base = self.name.trim_start_matches("r#");
-            let name = if width == 0 { format!("{base}_{key}") } else { format!("{base}_{key}_{}", ["", "on_small_inputs", "on_simple_inputs"][width.min(2)]) };
-            let code = format!("    #[test]\n    fn {name}({}) {{\n        {body}\n    }}", inputs.join(", "));
+            let name = if width == 0 {
+                format!("{base}_{key}")
+            } else {
+                format!("{base}_{key}_{}", ["", "on_small_inputs", "on_simple_inputs"][width.min(2)])
+            };
+            let code =
+                format!("    #[test]\n    fn {name}({}) {{\n        {body}\n    }}", inputs.join(", "));
             laws.push(Law { name, code, key: key.to_owned() });
         }
     }
@@ -295,7 +348,8 @@ fn is_ordered(ty: &str) -> bool {
 
 /// Values of these types compare and print.
 fn is_comparable(ty: &str) -> bool {
-    if number(ty).is_some() || matches!(ty, "bool" | "char" | "String" | "&str" | "Cow<str>" | "&[u8]" | "()") {
+    if number(ty).is_some() || matches!(ty, "bool" | "char" | "String" | "&str" | "Cow<str>" | "&[u8]" | "()")
+    {
         return true;
     }
     for outer in ["Option<", "Vec<", "Box<"] {
@@ -304,7 +358,9 @@ fn is_comparable(ty: &str) -> bool {
         }
     }
     match ty.strip_prefix('(').and_then(|t| t.strip_suffix(')')) {
-        Some(inner) if !inner.contains(['(', '<']) => inner.split(',').filter(|t| !t.is_empty()).all(is_comparable),
+        Some(inner) if !inner.contains(['(', '<']) => {
+            inner.split(',').filter(|t| !t.is_empty()).all(is_comparable)
+        }
         _ => false,
     }
 }
@@ -316,7 +372,7 @@ pub fn block(laws: &[&Law]) -> String {
 }
 
 /// The strongest laws that hold, one of each key, at most [`MAX_LAWS`].
-pub fn keep<'l>(laws: &'l [Law], holds: impl Fn(&Law) -> bool) -> Vec<&'l Law> {
+pub fn keep(laws: &[Law], holds: impl Fn(&Law) -> bool) -> Vec<&Law> {
     let mut keys = BTreeSet::new();
     let mut kept = Vec::new();
     for law in laws.iter().filter(|law| holds(law)) {
@@ -339,10 +395,15 @@ mod tests {
 
     #[test]
     fn types_suggest_laws() {
-        assert!(keys("fn f(a: &str) -> String { a.to_owned() }").starts_with(&["is_its_own_inverse".into(), "is_idempotent".into()]));
+        assert!(
+            keys("fn f(a: &str) -> String { a.to_owned() }")
+                .starts_with(&["is_its_own_inverse".into(), "is_idempotent".into()])
+        );
         assert!(keys("fn f(a: u32, b: u32) -> u32 { a }").contains(&"is_symmetric".to_owned()));
         assert!(keys("fn f(a: f64) -> f64 { a }").contains(&"is_odd".to_owned()));
-        assert!(keys("fn f<'a>(a: &'a str, n: usize) -> &'a str { a }").contains(&"is_deterministic".to_owned()));
+        assert!(
+            keys("fn f<'a>(a: &'a str, n: usize) -> &'a str { a }").contains(&"is_deterministic".to_owned())
+        );
         assert!(keys("fn f<S: AsRef<str>>(a: S) -> bool { true }").contains(&"is_deterministic".to_owned()));
     }
 

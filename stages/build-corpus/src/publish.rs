@@ -50,8 +50,12 @@ fn manifest(splits: &Splits, sources: &[Source], account: Account) -> CorpusMani
         let with = rows.iter().filter(|r| r.property_tests.is_some()).count();
         if rows.is_empty() { 0.0 } else { with as f64 / rows.len() as f64 }
     };
-    let mut holdout: Vec<String> =
-        ["holdout", "stress"].iter().filter_map(|s| splits.get(s)).flatten().map(|r| r.metadata.sha256.clone()).collect();
+    let mut holdout: Vec<String> = ["holdout", "stress"]
+        .iter()
+        .filter_map(|s| splits.get(s))
+        .flatten()
+        .map(|r| r.metadata.sha256.clone())
+        .collect();
     holdout.sort();
     CorpusManifest {
         schema_version: CORPUS_SCHEMA_VERSION,
@@ -97,11 +101,19 @@ fn notice(manifest: &CorpusManifest, sources: &[Source]) -> String {
     );
     let mut texts = BTreeMap::<&str, Vec<String>>::new();
     for listed in &manifest.sources {
-        let Some(source) = sources.iter().find(|s| s.name == listed.crate_name && s.version == listed.version) else {
-            out.push_str(&format!("\n{} (written for this project)\n  licence: {OWN_LICENCE}\n", listed.crate_name));
+        let Some(source) =
+            sources.iter().find(|s| s.name == listed.crate_name && s.version == listed.version)
+        else {
+            out.push_str(&format!(
+                "\n{} (written for this project)\n  licence: {OWN_LICENCE}\n",
+                listed.crate_name
+            ));
             continue;
         };
-        out.push_str(&format!("\n{} {}\n  licence: {}\n", source.name, source.version, source.licence.expression));
+        out.push_str(&format!(
+            "\n{} {}\n  licence: {}\n",
+            source.name, source.version, source.licence.expression
+        ));
         out.push_str(&format!("  used under: {}\n", source.licence.used.join(" AND ")));
         if !source.authors.is_empty() {
             out.push_str(&format!("  authors: {}\n", source.authors.join(", ")));
@@ -124,9 +136,13 @@ fn notice(manifest: &CorpusManifest, sources: &[Source]) -> String {
 fn card(manifest: &CorpusManifest) -> String {
     let mut licences: BTreeSet<&str> = BTreeSet::new();
     for source in &manifest.sources {
-        licences.extend(source.license.split([' ', '(', ')']).filter(|w| !w.is_empty() && !matches!(*w, "OR" | "AND")));
+        licences.extend(
+            source.license.split([' ', '(', ')']).filter(|w| !w.is_empty() && !matches!(*w, "OR" | "AND")),
+        );
     }
-    let mut out = String::from("---\nlicense: other\nlicense_name: mixed-permissive\nlicense_link: NOTICE\nlanguage:\n- en\ntags:\n- rust\n- code\n- unit-tests\ntask_categories:\n- text-generation\nconfigs:\n- config_name: default\n  data_files:\n");
+    let mut out = String::from(
+        "---\nlicense: other\nlicense_name: mixed-permissive\nlicense_link: NOTICE\nlanguage:\n- en\ntags:\n- rust\n- code\n- unit-tests\ntask_categories:\n- text-generation\nconfigs:\n- config_name: default\n  data_files:\n",
+    );
     for split in manifest.counts.keys() {
         out.push_str(&format!("  - split: {split}\n    path: {split}.jsonl\n"));
     }
@@ -148,6 +164,9 @@ fn card(manifest: &CorpusManifest) -> String {
         out.push_str(&format!("| {} | {} | {} | {} |\n", s.crate_name, s.version, s.license, s.rows));
     }
     let licences: Vec<&str> = licences.into_iter().collect();
-    out.push_str(&format!("\nLicences that occur: {}. Texts and attributions: NOTICE.\n", licences.join(", ")));
+    out.push_str(&format!(
+        "\nLicences that occur: {}. Texts and attributions: NOTICE.\n",
+        licences.join(", ")
+    ));
     out
 }

@@ -78,7 +78,8 @@ impl Index {
 
     /// Whether something at [`NEAR`] or more was added before.
     pub fn has_near(&self, print: &Print) -> bool {
-        let ids: BTreeSet<usize> = bands(print).iter().filter_map(|k| self.bands.get(k)).flatten().copied().collect();
+        let ids: BTreeSet<usize> =
+            bands(print).iter().filter_map(|k| self.bands.get(k)).flatten().copied().collect();
         ids.into_iter().any(|id| self.prints[id].jaccard(print) >= NEAR)
     }
 }
@@ -111,7 +112,8 @@ fn is_keyword(word: &str) -> bool {
 
 /// Runs of 13 words: identifiers, keywords and numbers; punctuation and layout do not count.
 fn runs_of(code: &str) -> BTreeSet<u64> {
-    let words: Vec<&str> = code.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|w| !w.is_empty()).collect();
+    let words: Vec<&str> =
+        code.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|w| !w.is_empty()).collect();
     words.windows(RUN).map(hash).collect()
 }
 
@@ -149,7 +151,10 @@ mod tests {
     fn renamed_copies_have_the_same_shape() {
         assert_eq!(print("fn f(a: u8) -> u8 { a + 1 }").shape, print("fn g(b: u8) -> u8 {\n b + 1 }").shape);
         assert_ne!(print("fn f(a: u8) -> u8 { a + 1 }").shape, print("fn f(a: u8) -> u8 { a - 1 }").shape);
-        assert_ne!(print("fn f(a: u8, b: u8) -> u8 { a }").shape, print("fn f(a: u8, b: u8) -> u8 { b }").shape);
+        assert_ne!(
+            print("fn f(a: u8, b: u8) -> u8 { a }").shape,
+            print("fn f(a: u8, b: u8) -> u8 { b }").shape
+        );
     }
 
     #[test]

@@ -112,7 +112,8 @@ pub fn load(dir: &Path, allowed: &[String], context: &Context) -> Result<Sources
     let root = resolve.root.ok_or_else(|| broken(&manifest, "it is a workspace, not a package"))?;
     let direct: BTreeSet<&String> =
         resolve.nodes.iter().filter(|n| n.id == root).flat_map(|n| &n.dependencies).collect();
-    let features: BTreeMap<&String, &Vec<String>> = resolve.nodes.iter().map(|n| (&n.id, &n.features)).collect();
+    let features: BTreeMap<&String, &Vec<String>> =
+        resolve.nodes.iter().map(|n| (&n.id, &n.features)).collect();
     let mut sources = Sources::default();
     for package in metadata.packages.iter().filter(|p| direct.contains(&p.id)) {
         let licence = match licence::accept(package.license.as_deref(), allowed) {
@@ -162,7 +163,8 @@ fn metadata(dir: &Path, context: &Context) -> Result<Metadata> {
     let src = copy.join("src");
     fs::create_dir_all(&src).map_err(|e| StageError::io("create the folder", &src, e))?;
     for name in ["Cargo.toml", "Cargo.lock"] {
-        let text = fs::read_to_string(dir.join(name)).map_err(|e| StageError::io("read", &dir.join(name), e))?;
+        let text =
+            fs::read_to_string(dir.join(name)).map_err(|e| StageError::io("read", &dir.join(name), e))?;
         let text = if name == "Cargo.toml" { absolute_paths(&text, dir)? } else { text };
         fs::write(copy.join(name), text).map_err(|e| StageError::io("write", &copy.join(name), e))?;
     }
@@ -178,8 +180,11 @@ fn metadata(dir: &Path, context: &Context) -> Result<Metadata> {
     if !output.status.success() {
         return Err(cargo_failed(dir, &String::from_utf8_lossy(&output.stderr)));
     }
-    serde_json::from_slice(&output.stdout)
-        .map_err(|e| StageError::failed(format!("cargo said something unexpected: {e}")).at("cargo metadata").next("check the version of cargo"))
+    serde_json::from_slice(&output.stdout).map_err(|e| {
+        StageError::failed(format!("cargo said something unexpected: {e}"))
+            .at("cargo metadata")
+            .next("check the version of cargo")
+    })
 }
 
 /// Variables of an outer cargo would leak into the inner one.
@@ -199,8 +204,8 @@ fn cargo_failed(dir: &Path, stderr: &str) -> StageError {
     let reason: Vec<&str> = stderr.lines().map(str::trim).filter(|l| !l.is_empty()).take(6).collect();
     let reason = reason.join("; ");
     let place = dir.join("Cargo.toml").display().to_string();
-    let network = ["network", "failed to download", "Could not resolve", "timed out", "spurious"];
-    if network.iter().any(|n| stderr.contains(n)) {
+    let network = ["network failure", "failed to download", "Could not resolve", "timed out", "spurious"];
+    if !stderr.contains("--locked") && network.iter().any(|n| stderr.contains(n)) {
         return StageError::retryable(format!("cargo can't bring the sources: {reason}"))
             .at(place)
             .next("check the network, or fill CARGO_HOME where there is one (`cargo fetch --locked`), then run again");
@@ -215,7 +220,9 @@ fn absolute_paths(text: &str, dir: &Path) -> Result<String> {
     let place = dir.join("Cargo.toml").display().to_string();
     let mut manifest: toml::Table = toml::from_str(text).map_err(|e| {
         let line = e.span().map_or(1, |s| text[..s.start.min(text.len())].matches('\n').count() + 1);
-        StageError::failed(format!("not TOML: {}", e.message())).at(format!("{place}:{line}")).next("mend that line")
+        StageError::failed(format!("not TOML: {}", e.message()))
+            .at(format!("{place}:{line}"))
+            .next("mend that line")
     })?;
     let dir = fs::canonicalize(dir).map_err(|e| StageError::io("find", dir, e))?;
     if let Some(dependencies) = manifest.get_mut("dependencies").and_then(toml::Value::as_table_mut) {
@@ -238,13 +245,16 @@ fn read(
     features: BTreeSet<String>,
 ) -> Result<Option<Source>> {
     let Some(folder) = package.manifest_path.parent() else { return Ok(None) };
-    let is_lib = |t: &&Target| t.kind.iter().any(|k| matches!(k.as_str(), "lib" | "rlib" | "dylib" | "cdylib"));
+    let is_lib =
+        |t: &&Target| t.kind.iter().any(|k| matches!(k.as_str(), "lib" | "rlib" | "dylib" | "cdylib"));
     let Some(lib) = package.targets.iter().find(is_lib) else { return Ok(None) };
     let inside = |path: &Path| path.strip_prefix(folder).ok().map(|p| p.to_string_lossy().replace('\\', "/"));
     let Some(root) = inside(&lib.src_path) else { return Ok(None) };
     let mut files = BTreeMap::new();
     let mut licence_texts = Vec::new();
-    for entry in walkdir::WalkDir::new(folder).sort_by_file_name().into_iter().filter_map(std::result::Result::ok) {
+    for entry in
+        walkdir::WalkDir::new(folder).sort_by_file_name().into_iter().filter_map(std::result::Result::ok)
+    {
         let Some(path) = inside(entry.path()).filter(|_| entry.file_type().is_file()) else { continue };
         let size = entry.metadata().map_or(0, |m| m.len());
         if size > MAX_FILE_BYTES || path.starts_with("target/") {
@@ -280,5 +290,8 @@ fn read(
 
 fn is_licence(path: &str) -> bool {
     let upper = path.to_ascii_uppercase();
-    !path.contains('/') && ["LICENSE", "LICENCE", "COPYING", "NOTICE", "UNLICENSE", "COPYRIGHT"].iter().any(|n| upper.starts_with(n))
+    !path.contains('/')
+        && ["LICENSE", "LICENCE", "COPYING", "NOTICE", "UNLICENSE", "COPYRIGHT"]
+            .iter()
+            .any(|n| upper.starts_with(n))
 }

@@ -72,7 +72,8 @@ mod tests {
         for seed in 0..20 {
             let assigned = assign(&sizes(), [80, 10, 10], seed);
             assert_eq!(assigned.len(), 20);
-            let rows = |split| sizes().iter().filter(|(n, _)| assigned[*n] == split).map(|(_, s)| s).sum::<usize>();
+            let rows =
+                |split| sizes().iter().filter(|(n, _)| assigned[*n] == split).map(|(_, s)| s).sum::<usize>();
             let total: usize = sizes().values().sum();
             assert!(rows(0) * 10 >= total * 6, "{}", rows(0));
             assert!(rows(1) > 0 && rows(2) > 0, "seed {seed}: {} {}", rows(1), rows(2));

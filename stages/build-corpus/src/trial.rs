@@ -23,7 +23,10 @@ const MIN_FUEL: u64 = 20_000;
 pub enum Outcome {
     Kept(Box<CorpusRow>),
     /// For counting, and the first line that explains it.
-    Dropped { reason: &'static str, detail: String },
+    Dropped {
+        reason: &'static str,
+        detail: String,
+    },
 }
 
 fn dropped(reason: &'static str, detail: impl Into<String>) -> Outcome {
@@ -66,10 +69,14 @@ impl Court {
         match self.try_row(row, laws) {
             Ok(outcome) => Ok(outcome),
             Err(TrialError::Mutant(error)) => Ok(dropped("not_instrumentable", error.to_string())),
-            Err(TrialError::Score(ScoreError::Mutant(error))) => Ok(dropped("not_instrumentable", error.to_string())),
+            Err(TrialError::Score(ScoreError::Mutant(error))) => {
+                Ok(dropped("not_instrumentable", error.to_string()))
+            }
             Err(TrialError::Score(ScoreError::Harness(error))) => Err(unusable(error)),
             Err(TrialError::Score(ScoreError::Row(why))) => Ok(dropped("does_not_compile", why)),
-            Err(TrialError::Harness(HarnessError::Syntax { message, .. })) => Ok(dropped("does_not_parse", message)),
+            Err(TrialError::Harness(HarnessError::Syntax { message, .. })) => {
+                Ok(dropped("does_not_parse", message))
+            }
             Err(TrialError::Harness(error)) => Err(unusable(error)),
         }
     }
@@ -78,7 +85,11 @@ impl Court {
         if let Some(error) = self.compile_error(&row)? {
             return Ok(dropped("does_not_compile", error));
         }
-        let laws = if laws && row.property_tests.is_none() { properties::laws(&row.function_code) } else { Vec::new() };
+        let laws = if laws && row.property_tests.is_none() {
+            properties::laws(&row.function_code)
+        } else {
+            Vec::new()
+        };
         let mut trial = row.clone();
         if !laws.is_empty() {
             trial.property_tests = Some(properties::block(&laws.iter().collect::<Vec<_>>()));
@@ -99,8 +110,11 @@ impl Court {
         };
         let is_law = |name: &str| laws.iter().find(|law| name == format!("property_tests::{}", law.name));
         let first = self.run(&program.binary, 0, None)?;
-        let holding: BTreeSet<&str> =
-            laws.iter().filter(|l| passed(&first, &format!("property_tests::{}", l.name))).map(|l| l.name.as_str()).collect();
+        let holding: BTreeSet<&str> = laws
+            .iter()
+            .filter(|l| passed(&first, &format!("property_tests::{}", l.name)))
+            .map(|l| l.name.as_str())
+            .collect();
         let kept = properties::keep(&laws, |law: &Law| holding.contains(law.name.as_str()));
         let names: Vec<String> = program
             .binary
@@ -140,7 +154,8 @@ impl Court {
         Ok(match self.harness.build(&program)? {
             Build::Ready(binary) => Ok(Program { instrumented, binary }),
             Build::Failed(compilation) => {
-                let error = compilation.diagnostics.into_iter().find(|d| d.level == "error").map(|d| d.message);
+                let error =
+                    compilation.diagnostics.into_iter().find(|d| d.level == "error").map(|d| d.message);
                 Err(error.or(compilation.stopped).unwrap_or_default())
             }
         })
@@ -206,15 +221,23 @@ impl Court {
         let fuel = reach.ticks.saturating_mul(FUEL_FACTOR).max(MIN_FUEL);
         let mut reached = Vec::new();
         for mutant in &program.instrumented.mutants {
-            let tests: Vec<String> =
-                by_test.iter().filter(|(_, r)| r.sites.contains(&mutant.site)).map(|(n, _)| n.clone()).collect();
+            let tests: Vec<String> = by_test
+                .iter()
+                .filter(|(_, r)| r.sites.contains(&mutant.site))
+                .map(|(n, _)| n.clone())
+                .collect();
             if !dropped_mutants.mutants.contains(&mutant.id) && !tests.is_empty() {
                 reached.push((mutant.id, tests));
             }
         }
         let mut killed = 0;
         for (id, reaching) in spread(reached, self.max_mutants) {
-            let mut options = RunOptions { only: Some(reaching), fail_fast: true, wall: MAX_WALL * 10, ..RunOptions::default() };
+            let mut options = RunOptions {
+                only: Some(reaching),
+                fail_fast: true,
+                wall: MAX_WALL * 10,
+                ..RunOptions::default()
+            };
             options.env.insert(ENV_MUTANT.to_owned(), id.to_string());
             options.env.insert(ENV_FUEL.to_owned(), fuel.to_string());
             let run = self.harness.run(&program.binary, &options)?;

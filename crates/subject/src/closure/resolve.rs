@@ -86,10 +86,11 @@ impl<'k> Resolver<'k> {
             for target in self.use_path(module, &leaf.path) {
                 match target {
                     Target::Module(inner) if inner != module => found.extend(self.name(inner, name)),
-                    Target::Item(id) if self.krate.items[id].names.contains(name) => {
-                        if self.krate.items[id].kind == ItemKind::Enum {
-                            found.push(Target::Variant(id, name.to_owned()));
-                        }
+                    Target::Item(id)
+                        if self.krate.items[id].kind == ItemKind::Enum
+                            && self.krate.items[id].names.contains(name) =>
+                    {
+                        found.push(Target::Variant(id, name.to_owned()));
                     }
                     _ => {}
                 }

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::resolve::{Resolver, Target, is_relative};
 use crate::extract::lex::{Kind, Token, is_path_separator};
-use crate::extract::{Edit, Fragment, ItemId, ItemKind, Krate, ModuleId, TextId, UseKind, UseLeaf, collect_uses};
+use crate::extract::{
+    Edit, Fragment, ItemId, ItemKind, Krate, ModuleId, TextId, UseKind, UseLeaf, collect_uses,
+};
 
 /// The references of one fragment.
 #[derive(Debug, Clone, Default)]

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Breadth, Closer};
 use super::resolve::{Resolver, Target, is_relative};
 use super::scan::declaration;
+use super::{Breadth, Closer};
 use crate::extract::{Focal, ItemId, ItemKind, Krate, ModuleId, UseKind};
 
 /// Items that come along; of an impl the members that do.
@@ -192,7 +192,9 @@ fn std_impl_is_used(closer: &Closer<'_>, facts: &ImplFacts, name: &str, said: &S
     if fragments.into_iter().any(leaves) {
         return false;
     }
-    if name == "Drop" || item.members.iter().any(|m| m.is_fn && m.name != "fmt" && said.members.contains(&m.name)) {
+    if name == "Drop"
+        || item.members.iter().any(|m| m.is_fn && m.name != "fmt" && said.members.contains(&m.name))
+    {
         return true;
     }
     let signs = SIGNS.iter().find(|(sign, _)| *sign == name);

@@ -105,15 +105,25 @@ pub fn is_path_separator(tokens: &[Token], i: usize) -> bool {
         && tokens.get(i + 1).is_some_and(|t| t.is(':') && t.range.start == tokens[i].range.end)
 }
 
-/// Comment-free tokens joined by single spaces: equal for texts that differ in layout alone.
+/// Tokens without comments and documentation: equal for texts that differ in layout alone. `None`: not Rust.
 pub fn normalized(code: &str) -> Option<Vec<String>> {
     let stream: TokenStream = code.parse().ok()?;
+    let tokens = flatten(stream);
     let mut out = Vec::new();
-    for token in flatten(stream) {
+    let mut at = 0;
+    while let Some(token) = tokens.get(at) {
+        let is_doc = token.is('#')
+            && tokens.get(at + 1).is_some_and(|t| t.opens('['))
+            && tokens.get(at + 2).is_some_and(|t| t.is_ident("doc"));
+        if is_doc {
+            at = after_group(&tokens, at + 1);
+            continue;
+        }
         out.push(match token.kind {
-            Kind::Ident | Kind::Literal => token.text,
+            Kind::Ident | Kind::Literal => token.text.clone(),
             Kind::Punct(c) | Kind::Open(c) | Kind::Close(c) => c.to_string(),
         });
+        at += 1;
     }
     Some(out)
 }
@@ -135,7 +145,7 @@ mod tests {
     #[test]
     fn layout_and_comments_do_not_matter() {
         let a = normalized("fn f( a : u8 ) { /* x */ a }");
-        assert_eq!(a, normalized("fn f(a: u8) {\n a // y\n}"));
+        assert_eq!(a, normalized("/// Doc.\nfn f(a: u8) {\n a // y\n}"));
         assert_ne!(a, normalized("fn f(a: u8) { b }"));
     }
 }

@@ -208,7 +208,9 @@ impl Walker<'_> {
                 syn::ImplItem::Fn(f) => (f.sig.ident.to_string(), true),
                 syn::ImplItem::Const(c) => (c.ident.to_string(), false),
                 syn::ImplItem::Type(t) => (t.ident.to_string(), false),
-                syn::ImplItem::Macro(m) => (m.mac.path.segments.last().map(|s| s.ident.to_string()).unwrap_or_default(), false),
+                syn::ImplItem::Macro(m) => {
+                    (m.mac.path.segments.last().map(|s| s.ident.to_string()).unwrap_or_default(), false)
+                }
                 _ => continue,
             };
             if !on {

@@ -1,0 +1,272 @@
+//! The whole stage on small crates made up here; nothing comes from the network.
+#![expect(clippy::unwrap_used, reason = "helpers of tests stand outside test functions")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use build_corpus::{BuildCorpus, Params};
+use record::corpus::{CORPUS_SCHEMA_VERSION, CorpusManifest, CorpusRow, LinkTier, SourceClass};
+use stage_kit::{ContextBuilder, ExitCode, StageError, files};
+use tempfile::TempDir;
+
+const NUMBERS: &str = "//! Numbers.\n\n\
+    const STEP: u32 = 3;\n\n\
+    fn step(n: u32) -> u32 {\n    n + STEP\n}\n\n\
+    /// Walks `times` steps from `start`, at most to `limit`.\n///\n/// # Examples\n/// ```\n/// # use numbers::walk;\n/// assert_eq!(walk(1, 2, 100), 7);\n/// assert_eq!(walk(1, 2, 5), 5);\n/// ```\n\
+    pub fn walk(start: u32, times: u32, limit: u32) -> u32 {\n    let mut at = start;\n    for _ in 0..times {\n        at = step(at);\n        if at > limit {\n            return limit;\n        }\n    }\n    at\n}\n\n\
+    pub fn untested(a: u8) -> u8 {\n    a\n}\n\n\
+    #[cfg(test)]\nmod tests {\n    use super::*;\n\n    #[test]\n    fn walk_zero_steps() {\n        assert_eq!(walk(4, 0, 9), 4);\n    }\n\n    #[test]\n    fn step_adds_three() {\n        assert_eq!(step(1), 4);\n    }\n}\n";
+const WORDS: &str = "/// How many words start with a capital.\npub fn capitals(text: &str) -> usize {\n    text.split(' ').filter(|w| w.chars().next().is_some_and(char::is_uppercase)).count()\n}\n\n\
+    #[test]\nfn counts_capitals() {\n    assert_eq!(capitals(\"One two Three\"), 2);\n}\n";
+
+struct World {
+    dir: TempDir,
+}
+
+impl World {
+    /// A source list `small` that names the crates: name, licence, source.
+    fn new(crates: &[(&str, &str, &str)]) -> Self {
+        let world = Self { dir: tempfile::tempdir().unwrap() };
+        let mut manifest = String::from(
+            "[package]\nname = \"small\"\nversion = \"0.0.0\"\nedition = \"2021\"\n\n[dependencies]\n",
+        );
+        let mut lock = String::from("version = 4\n");
+        for (name, licence, source) in crates {
+            manifest.push_str(&format!("{name} = {{ path = \"../../crates/{name}\" }}\n"));
+            lock.push_str(&format!("\n[[package]]\nname = \"{name}\"\nversion = \"0.1.0\"\n"));
+            let folder = format!("crates/{name}");
+            world.write(
+                &format!("{folder}/Cargo.toml"),
+                &format!("[package]\nname = \"{name}\"\nversion = \"0.1.0\"\nedition = \"2021\"\nlicense = \"{licence}\"\nauthors = [\"A. Author\"]\n"),
+            );
+            world.write(&format!("{folder}/src/lib.rs"), source);
+            world.write(&format!("{folder}/LICENSE"), "Do as you please.\n");
+        }
+        let names: Vec<String> = crates.iter().map(|(name, ..)| format!(" \"{name}\",\n")).collect();
+        lock.push_str(&format!(
+            "\n[[package]]\nname = \"small\"\nversion = \"0.0.0\"\ndependencies = [\n{}]\n",
+            names.concat()
+        ));
+        world.write("sources/small/Cargo.toml", &manifest);
+        world.write("sources/small/Cargo.lock", &lock);
+        world
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        let path = self.path(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.dir.path().join(path)
+    }
+
+    fn run_into(&self, out: &str, params: Params) -> Result<PathBuf, StageError> {
+        let corpus = self.path(out);
+        let mut context = ContextBuilder::new("build-corpus", &self.path(&format!("work-{out}")))
+            .input("sources", self.path("sources"))
+            .output("corpus", &corpus)
+            .seed(7);
+        for input in ["curated", "holdout"] {
+            if self.path(input).exists() {
+                context = context.input(input, self.path(input));
+            }
+        }
+        context.run::<BuildCorpus>(params).map(|_| corpus)
+    }
+
+    fn run(&self) -> Result<PathBuf, StageError> {
+        self.run_into("corpus", params())
+    }
+}
+
+fn params() -> Params {
+    Params { set: "small".to_owned(), train: 20, validation: 0, test: 0, min_rows: 0, ..Params::default() }
+}
+
+fn rows(corpus: &Path, split: &str) -> Vec<CorpusRow> {
+    files::read_jsonl(&corpus.join(format!("{split}.jsonl"))).unwrap()
+}
+
+fn manifest(corpus: &Path) -> CorpusManifest {
+    files::read_versioned(&corpus.join("manifest.json"), CORPUS_SCHEMA_VERSION).unwrap()
+}
+
+fn hand_written(function: &str, test: &str) -> String {
+    format!(
+        "// focal\n{function}\n\n#[cfg(test)]\nmod tests {{\n    use super::*;\n\n    #[test]\n    fn works() {{\n        {test}\n    }}\n}}\n"
+    )
+}
+
+#[test]
+fn functions_come_out_with_their_tests_and_stand_alone() {
+    let world = World::new(&[("numbers", "MIT", NUMBERS), ("words", "Apache-2.0 OR GPL-3.0-only", WORDS)]);
+    let corpus = world.run().unwrap();
+    let train = rows(&corpus, "train");
+    let mut ids: Vec<&str> = train.iter().map(|r| r.id.as_str()).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, ["numbers-0.1.0/step", "numbers-0.1.0/walk", "words-0.1.0/capitals"]);
+    let walk = train.iter().find(|r| r.id.ends_with("walk")).unwrap();
+    assert_eq!(walk.context.items, ["const STEP: u32 = 3;", "fn step(n: u32) -> u32 {\n    n + STEP\n}"]);
+    assert!(walk.function_code.starts_with("/// Walks `times` steps"), "{}", walk.function_code);
+    assert!(!walk.function_code.contains("```"), "the example would give the tests away");
+    assert!(
+        walk.unit_tests.contains("fn walk_example()") && walk.unit_tests.contains("fn walk_zero_steps()")
+    );
+    assert_eq!((walk.metadata.complexity, walk.metadata.link_tier), (3, LinkTier::Name));
+    assert_eq!(walk.metadata.source_class, SourceClass::Unit);
+    assert!(walk.metadata.mutants_killed > 0);
+    let manifest = manifest(&corpus);
+    assert_eq!(manifest.counts["train"], 3);
+    assert_eq!(manifest.funnel.dropped["no_linked_test"], 1);
+    assert!(manifest.shortfalls.iter().any(|s| s.contains("3 of the 20")), "{:?}", manifest.shortfalls);
+    let notice = fs::read_to_string(corpus.join("NOTICE")).unwrap();
+    assert!(
+        notice.contains("used under: Apache-2.0")
+            && notice.contains("Do as you please.")
+            && notice.contains("A. Author")
+    );
+    assert!(fs::read_to_string(corpus.join("DATASET_CARD.md")).unwrap().starts_with("---\nlicense:"));
+}
+
+#[test]
+fn the_same_inputs_give_the_same_bytes() {
+    let world = World::new(&[("numbers", "MIT", NUMBERS), ("words", "MIT", WORDS)]);
+    let first = world.run_into("one", params()).unwrap();
+    let second = world.run_into("two", Params { jobs: 1, ..params() }).unwrap();
+    for file in ["train.jsonl", "manifest.json", "NOTICE", "DATASET_CARD.md", "holdout.jsonl"] {
+        assert_eq!(fs::read(first.join(file)).unwrap(), fs::read(second.join(file)).unwrap(), "{file}");
+    }
+}
+
+#[test]
+fn a_crate_stands_in_one_split() {
+    let world = World::new(&[("numbers", "MIT", NUMBERS), ("words", "MIT", WORDS)]);
+    let corpus = world.run_into("corpus", Params { train: 2, validation: 1, test: 1, ..params() }).unwrap();
+    let mut seen = std::collections::BTreeMap::new();
+    for split in ["train", "validation", "test"] {
+        for row in rows(&corpus, split) {
+            assert_eq!(*seen.entry(row.metadata.crate_name).or_insert(split), split);
+        }
+    }
+    assert_eq!(seen.len(), 2);
+}
+
+#[test]
+fn refused_licences_and_crates_that_do_not_parse_are_left_out_and_said() {
+    let world = World::new(&[
+        ("copyleft", "GPL-3.0-only", WORDS),
+        ("broken", "MIT", "pub fn oops( {"),
+        ("numbers", "MIT", NUMBERS),
+    ]);
+    let corpus = world.run().unwrap();
+    assert!(rows(&corpus, "train").iter().all(|r| r.metadata.crate_name == "numbers"));
+    let manifest = manifest(&corpus);
+    assert_eq!(manifest.funnel.dropped["crate_licence_refused"], 1);
+    assert_eq!(manifest.funnel.dropped["crate_unreadable"], 1);
+    assert!(manifest.shortfalls.iter().any(|s| s.contains("copyleft") && s.contains("GPL-3.0-only")));
+    assert_eq!(manifest.sources.len(), 1);
+}
+
+#[test]
+fn the_same_function_in_two_crates_is_taken_once() {
+    let renamed = WORDS.replace("text", "line");
+    let world = World::new(&[("one", "MIT", WORDS), ("two", "MIT", &renamed)]);
+    let corpus = world.run().unwrap();
+    assert_eq!(rows(&corpus, "train").len(), 1);
+    assert_eq!(manifest(&corpus).funnel.duplicates_exact, 1);
+}
+
+#[test]
+fn what_the_holdout_holds_does_not_reach_training() {
+    let world = World::new(&[("numbers", "MIT", NUMBERS), ("words", "MIT", WORDS)]);
+    let copy = WORDS.split("\n\n").next().unwrap().replace("capitals", "big").replace("text", "t");
+    world.write(
+        "holdout/std/big.rs",
+        &hand_written(copy.split_once('\n').unwrap().1, "assert_eq!(big(\"A b\"), 1);"),
+    );
+    let corpus = world.run().unwrap();
+    assert!(rows(&corpus, "train").iter().all(|r| r.metadata.crate_name == "numbers"));
+    let manifest = manifest(&corpus);
+    assert_eq!(manifest.funnel.dropped["leak_normalized"], 1);
+    assert_eq!((manifest.leakage.exact, manifest.leakage.normalized, manifest.leakage.ngram13), (0, 0, 0));
+    assert_eq!(manifest.holdout_sha256.len(), 1);
+    assert_eq!(manifest.leakage.nearest.len(), 1);
+    assert_eq!(rows(&corpus, "holdout")[0].metadata.stratum.as_deref(), Some("std"));
+}
+
+#[test]
+fn hand_written_rows_go_into_train_and_stress() {
+    let world = World::new(&[("numbers", "MIT", NUMBERS)]);
+    world.write(
+        "curated/half.rs",
+        &hand_written(
+            "pub fn half(n: u8) -> Option<u8> {\n    (n % 2 == 0).then(|| n / 2)\n}",
+            "assert_eq!(half(4), Some(2));\n        assert_eq!(half(3), None);",
+        ),
+    );
+    world.write(
+        "holdout/unsafe/first.rs",
+        &hand_written(
+            "pub fn first(b: &[u8]) -> u8 {\n    if b.is_empty() { 0 } else { unsafe { *b.as_ptr() } }\n}",
+            "assert_eq!((first(&[]), first(&[7])), (0, 7));",
+        ),
+    );
+    let corpus = world.run().unwrap();
+    assert!(
+        rows(&corpus, "train")
+            .iter()
+            .any(|r| r.id == "curated/half" && r.metadata.source_class == SourceClass::Curated)
+    );
+    assert!(rows(&corpus, "holdout").is_empty());
+    assert!(rows(&corpus, "stress")[0].metadata.is_unsafe);
+}
+
+#[test]
+fn a_hand_written_row_that_does_not_hold_is_an_error_that_names_it() {
+    let world = World::new(&[("numbers", "MIT", NUMBERS)]);
+    world.write(
+        "holdout/std/wrong.rs",
+        &hand_written("pub fn two() -> u8 {\n    2\n}", "assert_eq!(two(), 3);"),
+    );
+    let error = world.run().unwrap_err();
+    assert_eq!(error.code(), ExitCode::StageFailed);
+    assert!(error.to_string().contains("holdout/std/wrong: test_fails"), "{error}");
+    assert!(!world.path("corpus").exists());
+}
+
+#[test]
+fn a_source_list_of_no_use_is_an_error_that_says_where() {
+    let world = World::new(&[]);
+    assert!(world.run().unwrap_err().to_string().contains("names no crate"));
+    world.write("sources/small/Cargo.toml", "[package]\nname = \"small\"\nversion = = 1\n");
+    let error = world.run().unwrap_err();
+    assert!(error.place().unwrap().ends_with("Cargo.toml:3"), "{:?}", error.place());
+    fs::remove_file(world.path("sources/small/Cargo.lock")).unwrap();
+    let error = world.run().unwrap_err();
+    assert_eq!(error.code(), ExitCode::Usage);
+    assert!(error.place().unwrap().ends_with("Cargo.lock"));
+    let world = World::new(&[("numbers", "MIT", NUMBERS)]);
+    world.write("sources/small/Cargo.lock", "version = 4\n");
+    assert!(
+        world.run().unwrap_err().to_string().contains("cargo refuses"),
+        "the lock does not match the manifest"
+    );
+}
+
+#[test]
+fn too_few_rows_and_wrong_parameters_are_refused() {
+    let world = World::new(&[("words", "MIT", WORDS)]);
+    let error = world.run_into("corpus", Params { min_rows: 9, ..params() }).unwrap_err();
+    assert!(error.to_string().contains("1 rows were found, at least 9"), "{error}");
+    for wrong in [
+        Params { property_share: 1.5, ..params() },
+        Params { runs: 0, ..params() },
+        Params { set: "../small".to_owned(), ..params() },
+        Params { train: 0, ..params() },
+        Params { licences: vec!["Free for all".to_owned()], ..params() },
+    ] {
+        assert_eq!(world.run_into("corpus", wrong).unwrap_err().code(), ExitCode::Usage);
+    }
+}
