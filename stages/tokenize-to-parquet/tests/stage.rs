@@ -301,3 +301,31 @@ fn a_full_disk_is_said_to_be_one() {
     assert!(error.to_string().contains("/dev/full") && error.to_string().contains("space"), "{error}");
     assert!(miette::Diagnostic::help(&error).unwrap().to_string().contains("free some space"));
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+    /// Any rows come back from the file as they went in.
+    #[test]
+    fn rows_survive_the_file(
+        rows in proptest::collection::vec(
+            (".{0,12}", "[0-9a-f]{0,64}", proptest::collection::vec((0..=i32::MAX, -100i32..=i32::MAX), 0..40)),
+            0..60,
+        )
+    ) {
+        let rows: Vec<Row> = rows
+            .into_iter()
+            .map(|(id, function_sha256, tokens)| {
+                let (ids, labels): (Vec<i32>, Vec<i32>) = tokens.into_iter().unzip();
+                Row { id, function_sha256, input_ids: ids.into_iter().map(|id| id as u32).collect(), labels }
+            })
+            .collect();
+        let manifest = TokensManifest {
+            schema_version: 1, content: "chat".to_owned(), tokenizer_sha256: "t".to_owned(), template_sha256: "p".to_owned(),
+            max_length: 1024, over_long: "drop".to_owned(), splits: Default::default(), holdout_sha256: vec![],
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("rows.parquet");
+        tokenize_to_parquet::write(&path, &rows, &manifest).unwrap();
+        proptest::prop_assert_eq!(tokenize_to_parquet::read(&path).unwrap(), rows);
+    }
+}
