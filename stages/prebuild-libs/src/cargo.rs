@@ -34,6 +34,9 @@ const KEPT: [&str; 16] = [
 /// Settings of cargo's network and registries, given as variables.
 const KEPT_PREFIXES: [&str; 5] =
     ["CARGO_HTTP_", "CARGO_NET_", "CARGO_REGISTRIES_", "CARGO_REGISTRY_", "CARGO_SOURCE_"];
+/// In cargo's words on a failure that may pass.
+const NETWORK_WORDS: [&str; 4] =
+    ["failed to download", "spurious network error", "Could not connect", "timed out"];
 /// Lines of cargo's own words that an error shows.
 const SHOWN_LINES: usize = 20;
 
@@ -73,8 +76,12 @@ impl Cargo {
         &self.rustc_version
     }
 
-    /// Brings every locked package; tried again with growing pauses, because networks fail.
+    /// Brings every locked package that cargo's cache lacks; tried again with growing pauses, because networks fail.
     pub(crate) fn fetch(&self, attempts: u32, context: &Context) -> Result<()> {
+        let (cached, _) = self.call(&["fetch", "--locked", "--offline"], |_| {})?;
+        if cached.success() {
+            return Ok(());
+        }
         let mut pause = Duration::from_secs(2);
         for attempt in 1.. {
             let (status, words) = self.call(&["fetch", "--locked"], |_| {})?;
@@ -200,7 +207,9 @@ impl Cargo {
         } else {
             "check the network and the list of libraries; what cargo said stands above"
         };
-        StageError::failed(format!("{what}:\n{shown}")).next(next)
+        let text = format!("{what}:\n{shown}");
+        let is_network = NETWORK_WORDS.iter().any(|word| words.contains(word));
+        if is_network { StageError::retryable(text) } else { StageError::failed(text) }.next(next)
     }
 }
 
