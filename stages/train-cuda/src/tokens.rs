@@ -5,8 +5,9 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use arrow_array::cast::AsArray;
-use arrow_array::types::Int32Type;
+use arrow_array::types::{Int32Type, Int64Type};
 use arrow_array::{Array, ArrayRef, RecordBatch};
+use arrow_schema::DataType;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::errors::ParquetError;
 use stage_kit::StageError;
@@ -137,6 +138,14 @@ fn fault(row: &Row, vocab_size: usize, max_positions: usize) -> Option<String> {
 /// [`TokensError`] for a file that is absent, damaged, or of other columns.
 pub(crate) fn read(path: &Path) -> Result<TokenFile, TokensError> {
     let file = File::open(path).map_err(TokensError::Open)?;
+    // The parquet reader panics on some damaged pages (a division by zero in a dictionary, for one).
+    let read = std::panic::catch_unwind(move || read_file(file));
+    let (rows, metadata) =
+        read.unwrap_or_else(|_| Err(TokensError::Damaged("a page can't be decoded".to_owned())))?;
+    Ok(TokenFile { path: path.to_owned(), rows, metadata })
+}
+
+fn read_file(file: File) -> Result<(Vec<Row>, Metadata), TokensError> {
     let builder = ParquetRecordBatchReaderBuilder::try_new(file)?;
     let pairs = builder.metadata().file_metadata().key_value_metadata();
     let metadata =
@@ -146,7 +155,7 @@ pub(crate) fn read(path: &Path) -> Result<TokenFile, TokensError> {
         let batch = batch.map_err(|e| TokensError::Damaged(e.to_string()))?;
         read_batch(&batch, &mut rows)?;
     }
-    Ok(TokenFile { path: path.to_owned(), rows, metadata })
+    Ok((rows, metadata))
 }
 
 fn metadata<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Result<Metadata, TokensError> {
@@ -189,43 +198,61 @@ fn read_batch(batch: &RecordBatch, rows: &mut Vec<Row>) -> Result<(), TokensErro
 
 fn texts(batch: &RecordBatch, name: &'static str, first: usize) -> Result<Vec<String>, TokensError> {
     let array = column(batch, name)?;
-    let found = || array.data_type().to_string();
-    let strings = array.as_string_opt::<i32>().ok_or_else(|| TokensError::ColumnType {
-        column: name,
-        found: found(),
-        wanted: "text",
-    })?;
+    let values: Vec<Option<&str>> = match array.data_type() {
+        DataType::Utf8 => array.as_string::<i32>().iter().collect(),
+        DataType::LargeUtf8 => array.as_string::<i64>().iter().collect(),
+        DataType::Utf8View => array.as_string_view().iter().collect(),
+        other => {
+            return Err(TokensError::ColumnType { column: name, found: other.to_string(), wanted: "text" });
+        }
+    };
     let value = |(i, text): (usize, Option<&str>)| {
         text.map(str::to_owned).ok_or(TokensError::Null { row: first + i, column: name })
     };
-    strings.iter().enumerate().map(value).collect()
+    values.into_iter().enumerate().map(value).collect()
 }
 
 fn lists(batch: &RecordBatch, name: &'static str, first: usize) -> Result<Vec<Vec<i32>>, TokensError> {
     let array = column(batch, name)?;
-    let wrong = || TokensError::ColumnType {
-        column: name,
-        found: array.data_type().to_string(),
-        wanted: "list<int32>",
+    let values: Vec<Option<ArrayRef>> = match array.data_type() {
+        DataType::List(_) => array.as_list::<i32>().iter().collect(),
+        DataType::LargeList(_) => array.as_list::<i64>().iter().collect(),
+        other => return Err(list_type(name, other)),
     };
-    let list = array.as_list_opt::<i32>().ok_or_else(wrong)?;
-    let mut found = Vec::with_capacity(list.len());
-    for i in 0..list.len() {
-        if list.is_null(i) {
-            return Err(TokensError::Null { row: first + i, column: name });
+    let list = |(i, values): (usize, Option<ArrayRef>)| {
+        let null = || TokensError::Null { row: first + i, column: name };
+        let values = values.ok_or_else(null)?;
+        if values.null_count() > 0 { Err(null()) } else { integers(&values, name) }
+    };
+    values.into_iter().enumerate().map(list).collect()
+}
+
+/// int32 as tokenize-to-parquet writes it, or int64 as most other writers do, where it fits.
+fn integers(values: &ArrayRef, name: &'static str) -> Result<Vec<i32>, TokensError> {
+    match values.data_type() {
+        DataType::Int32 => Ok(values.as_primitive::<Int32Type>().values().to_vec()),
+        DataType::Int64 => {
+            let wide = values.as_primitive::<Int64Type>().values().iter();
+            let narrow: Option<Vec<i32>> = wide.map(|&v| i32::try_from(v).ok()).collect();
+            narrow.ok_or_else(|| TokensError::Damaged(format!("column `{name}` has a number beyond 32 bits")))
         }
-        let values = list.value(i);
-        let values = values.as_primitive_opt::<Int32Type>().ok_or_else(wrong)?;
-        if values.null_count() > 0 {
-            return Err(TokensError::Null { row: first + i, column: name });
-        }
-        found.push(values.values().to_vec());
+        other => Err(list_type(name, other)),
     }
-    Ok(found)
+}
+
+fn list_type(column: &'static str, found: &DataType) -> TokensError {
+    TokensError::ColumnType { column, found: found.to_string(), wanted: "list<int32>" }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use arrow_array::{LargeListArray, ListArray, StringArray};
+    use parquet::arrow::ArrowWriter;
+    use parquet::file::metadata::KeyValue;
+    use parquet::file::properties::WriterProperties;
+
     use super::*;
 
     fn row(ids: &[u32], labels: &[i32]) -> Row {
@@ -262,5 +289,71 @@ mod tests {
             assert!(e.contains("row 1") && e.contains(text), "{e}");
         }
         file(vec![row(&[1, 9], &[-100, 9])]).check(10, 8).unwrap();
+    }
+
+    /// The columns of a token file, lists made by `list`.
+    fn write(path: &Path, list: impl Fn(&[i64]) -> ArrayRef) {
+        let text: ArrayRef = Arc::new(StringArray::from(vec!["r0", "r1"]));
+        let numbers = [1, 2, 3, 4, 5];
+        let columns = [
+            ("id", text.clone()),
+            ("function_sha256", text),
+            ("input_ids", list(&numbers)),
+            ("labels", list(&numbers)),
+        ];
+        let batch = RecordBatch::try_from_iter(columns).unwrap();
+        let pairs = [("tokenizer_sha256", "t"), ("template_sha256", "p"), ("holdout_sha256", "[\"h\"]")];
+        let pairs = pairs.map(|(k, v)| KeyValue::new(k.to_owned(), v.to_owned())).to_vec();
+        let properties = WriterProperties::builder().set_key_value_metadata(Some(pairs)).build();
+        let mut writer =
+            ArrowWriter::try_new(File::create(path).unwrap(), batch.schema(), Some(properties)).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+    }
+
+    /// Two rows of two and three numbers.
+    fn int32(numbers: &[i64]) -> ArrayRef {
+        let values: Vec<Option<i32>> = numbers.iter().map(|&n| Some(n as i32)).collect();
+        let rows = [Some(values[..2].to_vec()), Some(values[2..].to_vec())];
+        Arc::new(ListArray::from_iter_primitive::<Int32Type, _, _>(rows))
+    }
+
+    fn int64(numbers: &[i64]) -> ArrayRef {
+        let values: Vec<Option<i64>> = numbers.iter().map(|&n| Some(n)).collect();
+        let rows = [Some(values[..2].to_vec()), Some(values[2..].to_vec())];
+        Arc::new(LargeListArray::from_iter_primitive::<Int64Type, _, _>(rows))
+    }
+
+    #[test]
+    fn other_writers_integers_are_read_where_they_fit() {
+        let dir = tempfile::tempdir().unwrap();
+        let (narrow, wide) = (dir.path().join("narrow"), dir.path().join("wide"));
+        write(&narrow, int32);
+        write(&wide, int64);
+        assert_eq!(read(&narrow).unwrap().rows, read(&wide).unwrap().rows);
+        assert_eq!(read(&narrow).unwrap().rows[1].labels, [3, 4, 5]);
+        write(&wide, |_| int64(&[1, 2, 3, 4, 1 << 40]));
+        assert!(read(&wide).unwrap_err().to_string().contains("beyond 32 bits"));
+    }
+
+    /// Damage of one bit may never end the program; whether it is found depends on where it is.
+    #[test]
+    fn damage_is_an_error_or_another_row_and_never_a_panic() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tokens");
+        write(&path, int32);
+        let whole = std::fs::read(&path).unwrap();
+        let mut n_errors = 0;
+        for (i, bit) in (0..whole.len()).step_by(3).map(|i| (i, 1u8 << (i % 8))) {
+            let mut damaged = whole.clone();
+            damaged[i] ^= bit;
+            std::fs::write(&path, &damaged).unwrap();
+            n_errors += usize::from(read(&path).is_err());
+        }
+        assert!(n_errors > 0);
+        for n in (0..whole.len()).step_by(5) {
+            std::fs::write(&path, &whole[..n]).unwrap();
+            assert!(read(&path).is_err(), "cut to {n} of {} bytes", whole.len());
+        }
     }
 }
