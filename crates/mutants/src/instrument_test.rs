@@ -166,6 +166,14 @@ fn conditions_with_let_are_left_whole() {
 }
 
 #[test]
+fn a_block_of_no_value_under_a_pattern_is_emptied() {
+    let got =
+        body("if let Some(x) = a { return x; } while let Some(y) = b() { c(y); } for z in d { e(z) } f");
+    let emptied: Vec<&String> = got.iter().filter(|m| m.starts_with("BlockStatement")).collect();
+    assert_eq!(emptied, ["BlockStatement: { return x; } -> {}", "BlockStatement: { c(y); } -> {}"]);
+}
+
+#[test]
 fn branches_follow_the_written_rules() {
     let kinds = |code: &str| {
         let inst = instrumented(&format!("fn f() -> impl Sized {{ {code} }}"));

@@ -103,10 +103,16 @@ impl Scan<'_> {
                 let counts = vec![Counted::Branch(on), Counted::Branch(off)];
                 self.around(bytes(&tried.expr), format!("crate::{MODULE}::tried("), after, counts);
             }
-            Expr::ForLoop(repeat) => self.repeated(bytes(repeat), &repeat.body, !repeat.attrs.is_empty()),
+            Expr::ForLoop(repeat) => {
+                self.repeated(bytes(repeat), &repeat.body, !repeat.attrs.is_empty());
+                self.emptied(&repeat.body);
+            }
             Expr::While(repeat) => {
                 self.condition(&repeat.cond, &["false"]);
                 self.repeated(bytes(repeat), &repeat.body, !repeat.attrs.is_empty());
+                if contains_let(&repeat.cond) {
+                    self.emptied(&repeat.body);
+                }
             }
             Expr::Loop(repeat) => self.tick(after_brace(&repeat.body)),
             Expr::Closure(closure) if closure.constness.is_none() => self.closure_body(&closure.body),
@@ -220,6 +226,9 @@ impl Scan<'_> {
         self.hit(after_brace(&branch.then_branch), yes);
         match &branch.else_branch {
             None => {
+                if contains_let(&branch.cond) {
+                    self.emptied(&branch.then_branch);
+                }
                 let no = self.branch("else", &then);
                 let after = format!(" else {{ crate::{MODULE}::hit({no}); }}");
                 self.around(then, String::new(), after, vec![Counted::Branch(no)]);
@@ -231,6 +240,18 @@ impl Scan<'_> {
                 }
             }
         }
+    }
+
+    /// A mutant that leaves out what a block of type `()` does.
+    fn emptied(&mut self, block: &Block) {
+        if block.stmts.is_empty() || has_value(block) {
+            return;
+        }
+        let site = self.new_site();
+        let empty = || "{}".to_owned();
+        let mutant = self.mutant(site, "BlockStatement", bytes(block), empty(), empty());
+        let inside = after_brace(block)..block.brace_token.span.close().byte_range().start;
+        self.edits.push(Edit::new(inside, EditKind::Statement { site, mutant }));
     }
 
     fn matching(&mut self, matching: &ExprMatch) {
@@ -362,6 +383,16 @@ fn is_deletable(expr: &Expr) -> bool {
             assign.attrs.is_empty()
                 && matches!(&*assign.left, Expr::Field(_) | Expr::Index(_) | Expr::Unary(_))
         }
+        _ => false,
+    }
+}
+
+/// Ends with an expression whose value may be used.
+fn has_value(block: &Block) -> bool {
+    match block.stmts.last() {
+        Some(Stmt::Expr(Expr::ForLoop(_) | Expr::While(_), None)) => false,
+        Some(Stmt::Expr(_, semi)) => semi.is_none(),
+        Some(Stmt::Macro(mac)) => mac.semi_token.is_none(),
         _ => false,
     }
 }
