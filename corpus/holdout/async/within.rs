@@ -12,10 +12,9 @@ pub enum Answer<T> {
 // focal
 pub async fn within<T>(work: impl Future<Output = T>, patience: Duration, grace: Duration) -> Answer<T> {
     tokio::pin!(work);
-    if let Ok(value) = tokio::time::timeout(patience, &mut work).await {
-        return Answer::InTime(value);
-    }
-    match tokio::time::timeout(grace, &mut work).await {
+    let begin = tokio::time::Instant::now();
+    match tokio::time::timeout(patience + grace, &mut work).await {
+        Ok(value) if begin.elapsed() < patience => Answer::InTime(value),
         Ok(value) => Answer::Late(value),
         Err(_) => Answer::Never,
     }

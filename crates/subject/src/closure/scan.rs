@@ -158,7 +158,7 @@ impl Scanner<'_> {
         }
         let found = self.lookup(module, overlay, &names);
         for (target, n) in found {
-            self.reference(tokens, path, &names, (target, n), module, overlay, scan);
+            self.reference(tokens, path, &names, (target, n), module, overlay, bound, scan);
         }
     }
 
@@ -201,6 +201,7 @@ impl Scanner<'_> {
         (target, n): (Target, usize),
         module: ModuleId,
         overlay: &Overlay,
+        bound: &BTreeSet<String>,
         scan: &mut Scan,
     ) {
         let start = self.path_start(tokens, path);
@@ -210,7 +211,9 @@ impl Scanner<'_> {
                 scan.items.insert(id);
                 let name = &self.krate.items[id].name;
                 if n > 1 || *name != names[0] || start != tokens[path.segments[0]].range.start {
-                    push_edit(scan, range, name.clone());
+                    // A local variable of the same name would hide it.
+                    let text = if bound.contains(name) { format!("self::{name}") } else { name.clone() };
+                    push_edit(scan, range, text);
                 }
             }
             Target::Variant(id, variant) => {
