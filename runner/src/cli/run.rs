@@ -109,7 +109,7 @@ fn execute(
         cancellation,
         workspace.surroundings.exe.as_deref(),
         &mut |happening| reporter.happened(happening),
-        &mut |nodes| record.update(graph, nodes),
+        &mut |nodes, at_once| record.update(graph, nodes, at_once),
     );
     workspace.store.save();
     let gate = gate(workspace, folder, &result).inspect_err(|_| {

@@ -66,8 +66,8 @@ struct Scheduler<'a> {
     waiting: BTreeMap<usize, Job>,
     running: BTreeMap<usize, Running>,
     report: &'a mut dyn FnMut(&Happening),
-    /// Told after every change of a node's state.
-    record: &'a mut dyn FnMut(&BTreeMap<usize, NodeResult>),
+    /// Told after every change of a node's state, and whether it should be seen at once.
+    record: &'a mut dyn FnMut(&BTreeMap<usize, NodeResult>, bool),
 }
 
 /// From the threads that execute nodes.
@@ -86,7 +86,7 @@ pub fn run(
     cancellation: &Cancellation,
     exe: Option<&std::path::Path>,
     report: &mut dyn FnMut(&Happening),
-    record: &mut dyn FnMut(&BTreeMap<usize, NodeResult>),
+    record: &mut dyn FnMut(&BTreeMap<usize, NodeResult>, bool),
 ) -> RunResult {
     let pending = NodeResult {
         state: NodeState::Pending,
@@ -139,7 +139,9 @@ impl Scheduler<'_> {
                 match receive.recv_timeout(BEAT) {
                     Ok(Message::Happened(happening)) => (self.report)(&happening),
                     Ok(Message::Ended(node, end)) => self.ended(node, end),
-                    Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+                    Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                        (self.record)(&self.nodes, false);
+                    }
                 }
             }
         });
@@ -251,7 +253,10 @@ impl Scheduler<'_> {
             node.state = state;
             change(node);
         }
-        (self.record)(&self.nodes);
+        (self.record)(
+            &self.nodes,
+            !matches!(state, NodeState::Pending | NodeState::Hit | NodeState::Skipped),
+        );
     }
 
     /// Takes from the waiting what fits now, in order.
@@ -315,7 +320,7 @@ impl Scheduler<'_> {
         for node in self.nodes.values_mut().filter(|n| n.state == NodeState::Pending) {
             node.state = state;
         }
-        (self.record)(&self.nodes);
+        (self.record)(&self.nodes, true);
     }
 }
 

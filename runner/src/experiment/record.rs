@@ -16,6 +16,9 @@ use crate::error::{Result, RunnerError};
 use crate::exec::NodeResult;
 use crate::plan::Graph;
 
+/// Between two records of changes that need not be seen at once.
+const INTERVAL: Duration = Duration::from_millis(200);
+
 /// Commit of the pipeline's repository, where it has one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GitState {
@@ -51,6 +54,7 @@ pub struct RecordWriter {
     path: PathBuf,
     record: ExperimentRecord,
     started: Instant,
+    written: Option<Instant>,
 }
 
 impl RecordWriter {
@@ -70,13 +74,21 @@ impl RecordWriter {
                 .map(|name| (name.to_owned(), None))
                 .into(),
         };
-        Self { path: folder.root().join("experiment.json"), record, started: Instant::now() }
+        Self { path: folder.root().join("experiment.json"), record, started: Instant::now(), written: None }
     }
 
-    /// Best effort while the run lasts.
-    pub fn update(&mut self, graph: &Graph, nodes: &BTreeMap<usize, NodeResult>) {
-        self.record.nodes = nodes.iter().map(|(i, result)| node(&graph.nodes[*i].name, result)).collect();
-        let _ = self.write();
+    /// Best effort while the run lasts. What need not be seen at once is written now and then: a thousand hits are not
+    /// a thousand files.
+    pub fn update(&mut self, graph: &Graph, nodes: &BTreeMap<usize, NodeResult>, at_once: bool) {
+        if !at_once && self.written.is_some_and(|at| at.elapsed() < INTERVAL) {
+            return;
+        }
+        let now: Vec<NodeRecord> =
+            nodes.iter().map(|(i, result)| node(&graph.nodes[*i].name, result)).collect();
+        if at_once || now != self.record.nodes {
+            self.record.nodes = now;
+            let _ = self.write();
+        }
     }
 
     /// The final state, with the metrics that the outputs hold.
@@ -102,7 +114,9 @@ impl RecordWriter {
         text.push('\n');
         let temporary = self.path.with_extension("json.tmp");
         fs::write(&temporary, text)?;
-        fs::rename(&temporary, &self.path)
+        fs::rename(&temporary, &self.path)?;
+        self.written = Some(Instant::now());
+        Ok(())
     }
 }
 
