@@ -71,6 +71,8 @@ pub fn main(tests: Vec<Test>, hook: Option<fn() -> String>) {
     panic::set_hook(Box::new(|info| {
         *lock(&PLACE) = info.location().map(|l| format!("{}:{}:{}", l.file(), l.line(), l.column()));
     }));
+    // Whatever the hook reads from the environment is gone before the first test could see it.
+    drop(hook_text());
     for test in &tests {
         let chosen = match &only {
             Some(names) => names.split('\n').any(|name| name == test.name),
@@ -144,8 +146,22 @@ fn hook_text() -> Option<String> {
     hook.map(|hook| hook())
 }
 
+unsafe extern "C" {
+    fn getenv(name: *const std::ffi::c_char) -> *mut std::ffi::c_char;
+}
+
+/// Reads a variable and wipes it: removing it alone would leave its text in memory.
 fn taken(name: &str) -> String {
     let value = env::var(name).unwrap_or_default();
+    if let Ok(name) = std::ffi::CString::new(name) {
+        // SAFETY: this is the only thread so far, and the text is as long as the value that was read.
+        unsafe {
+            let text = getenv(name.as_ptr());
+            if !text.is_null() {
+                text.write_bytes(b'0', value.len());
+            }
+        }
+    }
     env::remove_var(name);
     value
 }

@@ -3,8 +3,11 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Applies `work` to every item on up to `threads` threads; results come in the order of the items, whatever thread
-/// finished first.
+/// Parsers recurse, and generated text can nest as deep as it is long. Only what is used of this takes memory.
+const STACK_BYTES: usize = 512 << 20;
+
+/// Applies `work` to every item on up to `threads` threads with deep stacks; results come in the order of the items,
+/// whatever thread finished first.
 pub fn parallel_map<T, R, F>(threads: usize, items: &[T], work: F) -> Vec<R>
 where
     T: Sync,
@@ -13,16 +16,22 @@ where
 {
     let next = AtomicUsize::new(0);
     let results = Mutex::new(Vec::with_capacity(items.len()));
+    let worker = || {
+        loop {
+            let idx = next.fetch_add(1, Ordering::Relaxed);
+            let Some(item) = items.get(idx) else { break };
+            let result = work(idx, item);
+            results.lock().unwrap_or_else(|e| e.into_inner()).push((idx, result));
+        }
+    };
     std::thread::scope(|scope| {
         for _ in 0..threads.clamp(1, items.len().max(1)) {
-            scope.spawn(|| {
-                loop {
-                    let idx = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(item) = items.get(idx) else { break };
-                    let result = work(idx, item);
-                    results.lock().unwrap_or_else(|e| e.into_inner()).push((idx, result));
-                }
-            });
+            let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
+            if thread.spawn_scoped(scope, worker).is_err() {
+                // No room for another thread with such a stack: this one helps out.
+                worker();
+                break;
+            }
         }
     });
     let mut results = results.into_inner().unwrap_or_else(|e| e.into_inner());

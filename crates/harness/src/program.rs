@@ -39,8 +39,8 @@ pub struct TestProgram {
 impl TestProgram {
     /// Rewrites `source`, a crate as `subject::placement` makes it, possibly instrumented. Lines keep their numbers.
     ///
-    /// `hook` is an expression of type `String`, evaluated after each test; its text comes back in
-    /// [`crate::TestRun::extra`]. The program has a module `crate::__testforge` with `pub fn out_of_fuel() -> !`.
+    /// `hook` is an expression of type `String`, evaluated once before the first test, its text dropped, and after each
+    /// test; that text comes back in [`crate::TestRun::extra`]. The program has a module `crate::__testforge` with `pub fn out_of_fuel() -> !`.
     ///
     /// # Errors
     /// [`HarnessError::Syntax`] when `source` does not parse.

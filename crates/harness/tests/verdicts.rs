@@ -193,6 +193,18 @@ fn the_hook_speaks_after_each_test() {
 }
 
 #[test]
+fn the_hook_takes_its_variables_before_a_test_can_see_them() {
+    let source = "
+        pub fn take() -> String { let v = std::env::var(\"SECRET\").unwrap_or_default(); std::env::remove_var(\"SECRET\"); v }
+        #[test] fn a() { assert!(std::env::var(\"SECRET\").is_err()); }";
+    let (harness, _dir) = harness();
+    let env = BTreeMap::from([("SECRET".to_owned(), "7".to_owned())]);
+    let options = RunOptions { env, ..RunOptions::default() };
+    let run = harness.run(&build(&harness, source, Some("crate::take()")), &options).unwrap();
+    assert_eq!(run.verdicts["a"].verdict, Passed);
+}
+
+#[test]
 fn only_the_chosen_tests_run_and_fail_fast_stops() {
     let source = "
         #[test] fn a() { assert_eq!(std::env::var(\"GIVEN\").as_deref(), Ok(\"value\")); }

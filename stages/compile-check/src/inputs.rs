@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use harness::parallel_map;
 use record::corpus::CorpusRow;
 use record::generation::Sample;
 use stage_kit::{Result, StageError, files};
@@ -68,10 +69,11 @@ fn row_files(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-pub(crate) fn distinct(samples: &[Sample]) -> Distinct {
+pub(crate) fn distinct(samples: &[Sample], threads: usize) -> Distinct {
+    let texts = parallel_map(threads, samples, |_, sample| extract_code(&sample.completion));
     let mut distinct = Distinct::new();
-    for (i, sample) in samples.iter().enumerate() {
-        distinct.entry((sample.task_id.clone(), extract_code(&sample.completion))).or_default().push(i);
+    for (i, (sample, text)) in samples.iter().zip(texts).enumerate() {
+        distinct.entry((sample.task_id.clone(), text)).or_default().push(i);
     }
     distinct
 }

@@ -62,9 +62,9 @@ impl Stage for CompileCheck {
         let harness = prepare(&params, context)?;
         let samples = inputs::samples(context.input("samples")?)?;
         let tasks = inputs::tasks(context.input("corpus")?, &samples)?;
-        let work = inputs::distinct(&samples);
-        let progress = context.progress("texts", Some(work.len() as u64));
         let threads = usize::try_from(context.resources().cpus).unwrap_or(1);
+        let work = inputs::distinct(&samples, threads);
+        let progress = context.progress("texts", Some(work.len() as u64));
         let texts: Vec<(&str, &str)> =
             work.keys().map(|(task, text)| (task.as_str(), text.as_str())).collect();
         let judged = parallel_map(threads, &texts, |_, (task, text)| {

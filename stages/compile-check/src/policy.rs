@@ -1,6 +1,6 @@
 //! What generated tests may not contain. Pure.
 //!
-//! Hygiene, not a boundary: a macro can put a forbidden path together from pieces, and then the sandbox holds it. What
+//! Hygiene, not a boundary: what slips through is held by the sandbox. What
 //! this keeps out is code whose verdict would depend on the machine (files, processes, the network, variables at compile
 //! time) or that reaches past the language (linking, inline assembly).
 
@@ -8,7 +8,21 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 const MACROS: [&str; 8] =
     ["include", "include_str", "include_bytes", "env", "option_env", "asm", "global_asm", "naked_asm"];
-const STD_MODULES: [&str; 4] = ["fs", "net", "process", "os"];
+/// Words that have no other use: refused wherever they stand, because a macro may carry them to their place.
+const WORDS: [&str; 11] = [
+    "include_str",
+    "include_bytes",
+    "option_env",
+    "global_asm",
+    "naked_asm",
+    "link_section",
+    "link_name",
+    "link_ordinal",
+    "no_mangle",
+    "export_name",
+    "global_allocator",
+];
+const STD_MODULES: [&str; 5] = ["env", "fs", "net", "os", "process"];
 const TOKIO_MODULES: [&str; 4] = ["fs", "net", "process", "signal"];
 const ATTRIBUTES: [&str; 10] = [
     "path",
@@ -53,6 +67,11 @@ fn ident_reason(name: &str, rest: &[TokenTree]) -> Option<String> {
     if bare.starts_with(OWN_PREFIX) {
         return Some(format!("`{bare}`: a name of the harness itself"));
     }
+    if WORDS.contains(&bare) {
+        return Some(format!(
+            "`{bare}`: reads a file, depends on the environment or reaches past the language"
+        ));
+    }
     let is_call = is_punct(rest.get(1), '!') && matches!(rest.get(2), Some(TokenTree::Group(_)));
     if is_call && MACROS.contains(&bare) {
         let reason = match bare {
@@ -65,19 +84,18 @@ fn ident_reason(name: &str, rest: &[TokenTree]) -> Option<String> {
     match bare {
         "std" | "tokio" => {
             let modules: &[&str] = if bare == "std" { &STD_MODULES } else { &TOKIO_MODULES };
-            if matches!(rest.get(1), Some(TokenTree::Ident(word)) if word == "as") {
-                return Some(format!("`{bare}` under another name"));
+            let is_path = is_punct(rest.get(1), ':') && is_punct(rest.get(2), ':');
+            if bare == "std" && !is_path || is_path && is_punct(rest.get(3), '$') {
+                return Some(format!(
+                    "`{bare}` under another name, or with a path that a macro puts together"
+                ));
             }
             let module = forbidden_after(&rest[1..], modules)?;
-            Some(format!("`{bare}::{module}`: files, processes and the network are out of bounds"))
+            Some(format!("`{bare}::{module}`: files, processes, variables and the network are out of bounds"))
         }
-        "extern" => match rest.get(1) {
-            Some(TokenTree::Literal(_)) => Some("`extern`: foreign functions".to_owned()),
-            Some(TokenTree::Group(group)) if group.delimiter() == Delimiter::Brace => {
-                Some("`extern`: foreign functions".to_owned())
-            }
-            _ => None,
-        },
+        "extern" if !matches!(rest.get(1), Some(TokenTree::Ident(word)) if word == "crate") => {
+            Some("`extern`: foreign functions".to_owned())
+        }
         _ => None,
     }
 }
@@ -163,6 +181,13 @@ mod tests {
             "macro_rules! m { () => { std::process::abort() } }",
             "#[test] fn t() { unsafe { core::arch::asm!(\"nop\") } }",
             "#[test] fn t() { crate::__testforge::out_of_fuel(); }",
+            "macro_rules! call { ($f:ident) => { $f!(\"/etc/passwd\") } } call!(include_str);",
+            "macro_rules! attr { ($a:meta) => { #[$a] static X: u8 = 0; } } attr!(link_section = \".x\");",
+            "macro_rules! abi { ($a:literal) => { extern $a { fn exit(code: i32) -> !; } } } abi!(\"C\");",
+            "macro_rules! m { ($m:ident) => { std::$m::exit(0) } } m!(process);",
+            "macro_rules! m { ($s:ident) => { $s::process::exit(0) } } m!(std);",
+            "#[test] fn t() { assert!(std::env::var(\"CI\").is_err()); }",
+            "fn r#include_str() {}",
         ] {
             assert!(refusal(code).is_some(), "{code}");
         }

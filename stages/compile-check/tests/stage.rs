@@ -162,7 +162,7 @@ fn attacks_at_compile_time_come_to_nothing() {
     let samples = judge(&[
         "#[test]\nfn t() { assert!(include_str!(\"/etc/hostname\").len() > add(0, 0) as usize); }",
         // Put together by a macro, so that the policy does not see it.
-        "macro_rules! call { ($name:ident) => { $name!(\"/etc/hostname\") } }\n#[test]\nfn t() { let x: &str = call!(include_str); assert!(x.len() as i32 > add(0, 0)); }",
+        "macro_rules! call { ($name:ident) => { $name!(\"/etc/hostname\") } }\n#[test]\nfn t() { call!(include); assert_eq!(add(1, 2), 3); }",
     ]);
     assert!(samples[0].refused.is_some());
     assert_eq!(
@@ -171,6 +171,29 @@ fn attacks_at_compile_time_come_to_nothing() {
         "{:?}",
         samples[1]
     );
+}
+
+#[test]
+fn text_that_nests_as_deep_as_it_is_long_breaks_nothing() {
+    let deep = |open: &str, middle: &str, close: &str, n: usize| {
+        let (open, close) = (open.repeat(n), close.repeat(n));
+        format!("#[test]\nfn t() {{ let x = {open}{middle}{close}; assert_eq!(add(1, 2), 3); }}")
+    };
+    let texts = [
+        deep("!", "true", "", 5_000),
+        deep("(", "1", ")", 1_000),
+        deep("[", "", "]", 1_000),
+        deep("Some::<Vec<", "u8", ">>", 1_000),
+        deep("{", "", "}", 1_000),
+        "fn f(".repeat(3_000),
+        "!".repeat(10_000),
+        "(".repeat(10_000),
+        OWN_TESTS.to_owned(),
+    ];
+    let samples = judge(&texts.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(samples.len(), texts.len());
+    assert_eq!(samples.last().unwrap().links, Some(true));
+    assert!(samples[5..8].iter().all(|s| !s.parses));
 }
 
 #[test]
