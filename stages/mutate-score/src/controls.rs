@@ -1,6 +1,6 @@
 //! Experiments whose outcome is known beforehand. A harness that gets them wrong measures nothing.
 
-use mutants::score::{Prepared, ScoreError, SuiteScore, planted_bug_is_found, score_suite};
+use mutants::score::{Prepared, ScoreError, ScoreOptions, SuiteScore, planted_bug_is_found, score_suite};
 use record::corpus::CorpusRow;
 use record::mutation::{Control, Controls};
 use subject::FocalFn;
@@ -39,8 +39,9 @@ pub(crate) fn run(
         controls.n_suites += u32::from(controls.planted_bug.is_some());
         controls.n_processes += u32::from(controls.planted_bug.is_some());
     }
+    let once = ScoreOptions { runs: 1, ..work.options.clone() };
     let mut score = |tests: &str| -> Result<SuiteScore, ScoreError> {
-        let score = score_suite(work.harness, prepared, Some(tests), work.options)?;
+        let score = score_suite(work.harness, prepared, Some(tests), &once)?;
         controls.n_suites += 1;
         controls.n_processes += score.n_processes;
         Ok(score)
