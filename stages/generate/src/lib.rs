@@ -143,7 +143,7 @@ fn generate(
     };
     let lines: Option<Vec<&Line>> = jobs.jobs.iter().map(|job| journal.done.get(&key(job))).collect();
     let lines = lines.ok_or_else(|| StageError::internal("a sample is missing"))?;
-    outputs::write_samples(context, params, &decoder.identity, jobs.n_tasks, &lines)?;
+    outputs::write_samples(context, params, device.backend(), &decoder.identity, jobs.n_tasks, &lines)?;
     if context.wants("timings") {
         let wall_s = begun.elapsed().as_secs_f64();
         outputs::write_timings(context, &device.to_string(), device.backend(), spent, wall_s, &lines)?;

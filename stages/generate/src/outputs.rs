@@ -18,6 +18,7 @@ use crate::params::Params;
 pub(crate) fn write_samples(
     context: &Context,
     params: &Params,
+    backend: &str,
     identity: &Identity,
     n_tasks: u64,
     lines: &[&Line],
@@ -29,7 +30,7 @@ pub(crate) fn write_samples(
     let too_long = |s: &&Sample| s.finish_reason == FinishReason::PromptTooLong;
     let manifest = SamplesManifest {
         schema_version: SAMPLES_SCHEMA_VERSION,
-        backend: "cpu".to_owned(),
+        backend: backend.to_owned(),
         n_tasks,
         n_samples: lines.len() as u64,
         n_prompts_too_long: samples().filter(too_long).count() as u64,

@@ -135,6 +135,7 @@ fn train(params: &Params, inputs: Inputs, device: ComputeDevice, context: &Conte
     }
     let finished = Finished {
         params,
+        backend: device.backend(),
         base: &base,
         template_sha256: &data.train.metadata.template_sha256,
         tokenizer_sha256: &data.train.metadata.tokenizer_sha256,

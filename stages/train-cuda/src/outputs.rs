@@ -26,6 +26,7 @@ const OWN_FILES: [&str; 4] =
 #[derive(Debug)]
 pub(crate) struct Finished<'r> {
     pub(crate) params: &'r Params,
+    pub(crate) backend: &'static str,
     pub(crate) base: &'r Base,
     pub(crate) template_sha256: &'r str,
     pub(crate) tokenizer_sha256: &'r str,
@@ -103,7 +104,7 @@ impl Finished<'_> {
             selected_step,
             steps: self.history.steps_done(),
             epochs: self.length.epochs(),
-            backend: "cpu".to_owned(),
+            backend: self.backend.to_owned(),
             model_sha256: self.base.manifest.model_sha256.clone(),
             base_model_sha256: self.base_sha256.clone(),
             base_model_sha256_after: self.base_sha256_after.clone(),
