@@ -22,6 +22,8 @@ use crate::resolve::{Outlook, Workspace};
 
 /// Code of a program that asks to be tried again.
 const RETRYABLE: i32 = record::exit::ExitCode::Retryable as i32;
+/// The variable that marks the processes of one execution.
+const MARK: &str = "TESTFORGE_ACTION";
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
@@ -95,8 +97,7 @@ impl Executor<'_> {
     fn try_run(&self, job: &Job) -> Result<JobEnd, Stop> {
         let _lock = self.lock(job)?;
         // Under the lock, whoever carries this action's mark is left from a runner that died.
-        let (name, value) = self.marker(job);
-        process::sweep(format!("{name}={value}").as_bytes());
+        process::sweep(format!("{MARK}={}", self.mark(job)).as_bytes());
         let before = self.workspace.store.action(&job.key);
         if !job.forced
             && before.is_some()
@@ -130,9 +131,9 @@ impl Executor<'_> {
         }
     }
 
-    /// A variable that only the processes of this execution have.
-    fn marker(&self, job: &Job) -> (&'static str, String) {
-        ("TESTFORGE_ACTION", format!("{}:{}", self.workspace.store.root().display(), job.key))
+    /// What only processes of this action carry, in whichever runner.
+    fn mark(&self, job: &Job) -> String {
+        format!("{}:{}:", self.workspace.store.root().display(), job.key)
     }
 
     /// Sleeps, unless the run is interrupted.
@@ -267,8 +268,10 @@ impl Executor<'_> {
         if !job.gpus.is_empty() {
             set("CUDA_VISIBLE_DEVICES", job.gpus.join(",").into());
         }
-        let (name, value) = self.marker(job);
-        set(name, value.clone().into());
+        // One execution's own mark: the guard of a dead runner must not end the next runner's stage.
+        let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        let mark = format!("{}{}-{clock};", self.mark(job), std::process::id());
+        set(MARK, mark.clone().into());
         let spec = ProcessSpec {
             program,
             arguments: self.arguments(job, places),
@@ -277,7 +280,7 @@ impl Executor<'_> {
             log: log.to_owned(),
             timeout: stage.timeout,
             grace: stage.grace,
-            marker: format!("{name}={value}").into_bytes(),
+            marker: format!("{MARK}={mark}").into_bytes(),
         };
         let mut events = EventTail::new(&places.live.join("events.jsonl"));
         // An earlier attempt's events were shown.

@@ -26,7 +26,7 @@ pub(crate) struct ProcessSpec<'a> {
     pub(crate) log: PathBuf,
     pub(crate) timeout: Option<Duration>,
     pub(crate) grace: Duration,
-    /// `NAME=VALUE` of a variable that no other process has: finds descendants that left the group.
+    /// How a variable begins that no other process has: finds descendants that left the group.
     pub(crate) marker: Vec<u8>,
 }
 
@@ -171,7 +171,9 @@ pub(crate) fn marked(markers: &BTreeSet<Vec<u8>>) -> Vec<Pid> {
             let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
             let environment = std::fs::read(entry.path().join("environ")).ok()?;
             let hit = pid as u32 != own
-                && environment.split(|b| *b == 0).any(|variable| markers.contains(variable));
+                && environment
+                    .split(|b| *b == 0)
+                    .any(|variable| markers.iter().any(|marker| variable.starts_with(marker)));
             hit.then(|| Pid::from_raw(pid)).flatten()
         })
         .collect()
