@@ -3,7 +3,7 @@
 //! A signature suggests laws (`f(f(x)) == f(x)`, `f(a, b) == f(b, a)`, ...). All that its types allow are written down;
 //! whoever runs them keeps those that hold. Such a test says what the function does, not what somebody meant it to do.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use quote::ToTokens;
 use subject::extract::lex::{self, flatten};
@@ -37,6 +37,8 @@ enum Kind {
     Char,
     Text,
     List(String),
+    /// An `Option` of a number.
+    Maybe,
 }
 
 impl Kind {
@@ -57,24 +59,57 @@ pub fn laws(function_code: &str) -> Vec<Law> {
     if signature.asyncness.is_some() || matches!(signature.safety, syn::Safety::Unsafe(_)) {
         return Vec::new();
     }
-    let text_like = text_parameters(&signature.generics);
+    let Some(parameters) = parameters(&signature.generics) else { return Vec::new() };
     let mut arguments = Vec::new();
     for input in &signature.inputs {
         let syn::FnArg::Typed(typed) = input else { return Vec::new() };
-        let Some(argument) = argument(&typed.ty, &text_like) else { return Vec::new() };
+        let Some(argument) = argument(&substituted(&typed.ty, &parameters)) else { return Vec::new() };
         arguments.push(argument);
     }
-    let n_other =
-        signature.generics.params.iter().filter(|p| !matches!(p, syn::GenericParam::Lifetime(_))).count();
-    if arguments.is_empty() || arguments.len() > 4 || n_other > text_like.len() {
+    if arguments.is_empty() || arguments.len() > 4 {
         return Vec::new();
     }
-    let output = match &signature.output {
-        syn::ReturnType::Type(_, ty) => Some(&**ty),
+    let returns = match &signature.output {
+        syn::ReturnType::Type(_, ty) => substituted(&**ty, &parameters),
         syn::ReturnType::Default => return Vec::new(),
     };
-    let writer = Writer { name: signature.ident.to_string(), arguments, output };
+    let writer = Writer { name: signature.ident.to_string(), arguments, returns };
     writer.all()
+}
+
+/// What stands for each type parameter: text for those bound by `AsRef<str>` or `Into<String>`, else `i32`, which has
+/// most of what a parameter may ask for. `None` when there are const parameters.
+fn parameters(generics: &syn::Generics) -> Option<BTreeMap<String, &'static str>> {
+    let text_like = text_parameters(generics);
+    let mut found = BTreeMap::new();
+    for param in &generics.params {
+        match param {
+            syn::GenericParam::Type(param) => {
+                let name = param.ident.to_string();
+                let stands = if text_like.contains(&name) { "&str" } else { "i32" };
+                found.insert(name, stands);
+            }
+            syn::GenericParam::Const(_) => return None,
+            _ => {}
+        }
+    }
+    Some(found)
+}
+
+fn substituted(ty: &syn::Type, parameters: &BTreeMap<String, &'static str>) -> String {
+    let words = spaceless(ty);
+    let mut out = String::new();
+    let mut word = String::new();
+    for c in words.chars().chain(std::iter::once(' ')) {
+        if c.is_alphanumeric() || c == '_' {
+            word.push(c);
+            continue;
+        }
+        out.push_str(parameters.get(&word).copied().unwrap_or(&word));
+        word.clear();
+        out.push(c);
+    }
+    out.trim_end().replace("&&str", "&str")
 }
 
 /// Type parameters bound by `AsRef<str>` or `Into<String>`.
@@ -122,16 +157,15 @@ fn spaceless(tokens: &(impl ToTokens + ?Sized)) -> String {
     text.replace("<,", "<")
 }
 
-fn argument(ty: &syn::Type, text_like: &BTreeSet<String>) -> Option<Argument> {
-    let text = spaceless(ty);
+fn argument(text: &str) -> Option<Argument> {
     let make = |strategies: Vec<String>, pass, kind| Some(Argument { strategies, pass, kind });
     let words = || {
         vec!["\"\\\\PC{0,16}\"".to_owned(), "\"[ -~]{0,16}\"".to_owned(), "\"[a-zA-Z0-9]{1,8}\"".to_owned()]
     };
-    if let Some(numbers) = number(&text) {
+    if let Some(numbers) = number(text) {
         return make(numbers.0, "{}", numbers.1);
     }
-    match text.as_str() {
+    match text {
         "bool" => return make(vec!["any::<bool>()".to_owned()], "{}", Kind::Bool),
         "char" => {
             return make(
@@ -142,8 +176,17 @@ fn argument(ty: &syn::Type, text_like: &BTreeSet<String>) -> Option<Argument> {
         }
         "&str" | "impl AsRef<str>" | "impl Into<String>" => return make(words(), "&{}", Kind::Text),
         "String" => return make(words(), "{}.clone()", Kind::Text),
-        name if text_like.contains(name.trim_start_matches('&')) => return make(words(), "&{}", Kind::Text),
+        "&String" => return make(words(), "&{}", Kind::Text),
         _ => {}
+    }
+    if let Some(numbers) = text.strip_prefix('&').and_then(number) {
+        return make(numbers.0, "&{}", numbers.1);
+    }
+    if let Some((strategies, _)) =
+        text.strip_prefix("Option<").and_then(|t| t.strip_suffix('>')).and_then(number)
+    {
+        let strategies = strategies.iter().map(|s| format!("prop::option::of({s})")).collect();
+        return make(strategies, "{}", Kind::Maybe);
     }
     let element = text.strip_prefix("&[").or_else(|| text.strip_prefix("Vec<"))?;
     let owned = text.starts_with("Vec<");
@@ -176,13 +219,13 @@ fn number(ty: &str) -> Option<(Vec<String>, Kind)> {
     }
 }
 
-struct Writer<'s> {
+struct Writer {
     name: String,
     arguments: Vec<Argument>,
-    output: Option<&'s syn::Type>,
+    returns: String,
 }
 
-impl Writer<'_> {
+impl Writer {
     fn all(&self) -> Vec<Law> {
         let mut laws = Vec::new();
         if let [only] = &self.arguments[..] {
@@ -198,24 +241,21 @@ impl Writer<'_> {
         laws
     }
 
-    fn returns(&self) -> String {
-        self.output.map(spaceless).unwrap_or_default()
-    }
-
     /// The result is of the argument's own kind.
     fn same_kind(&self, argument: &Argument) -> bool {
-        let returns = self.returns();
+        let returns = &self.returns;
         match &argument.kind {
-            Kind::Unsigned(t) | Kind::Signed(t) | Kind::Float(t) => *t == returns,
+            Kind::Unsigned(t) | Kind::Signed(t) | Kind::Float(t) => t == returns,
             Kind::Bool => returns == "bool",
             Kind::Char => returns == "char",
+            Kind::Maybe => false,
             Kind::Text => matches!(returns.as_str(), "String" | "&str" | "Cow<str>"),
-            Kind::List(t) => returns == format!("Vec<{t}>"),
+            Kind::List(t) => *returns == format!("Vec<{t}>"),
         }
     }
 
     fn unary(&self, argument: &Argument, laws: &mut Vec<Law>) {
-        let returns = self.returns();
+        let returns = &self.returns;
         let call = |value: &str| self.call(&[value]);
         if self.same_kind(argument) && argument.kind != Kind::Bool {
             let owned = if argument.kind == Kind::Text { ".to_string()" } else { "" };
@@ -233,7 +273,7 @@ impl Writer<'_> {
             self.law(laws, "is_odd", &format!("prop_assert_eq!({negated}, -{});", call("value")));
             self.law(laws, "is_even", &format!("prop_assert_eq!({negated}, {});", call("value")));
         }
-        if argument.kind.is_number() && is_ordered(&returns) {
+        if argument.kind.is_number() && is_ordered(returns) {
             let body = format!(
                 "let next = value + 1 as {};\n        prop_assert!({} <= {});",
                 number_type(argument),
@@ -260,7 +300,7 @@ impl Writer<'_> {
     }
 
     fn binary(&self, laws: &mut Vec<Law>) {
-        if !is_comparable(&self.returns()) {
+        if !is_comparable(&self.returns) {
             return;
         }
         let body = format!(
@@ -281,7 +321,7 @@ impl Writer<'_> {
         let names = self.variables();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let call = self.call(&names);
-        let returns = self.returns();
+        let returns = &self.returns;
         if matches!(returns.as_str(), "f32" | "f64") {
             self.law(
                 laws,
@@ -293,8 +333,11 @@ impl Writer<'_> {
             let zero = if returns.starts_with('f') { "0.0" } else { "0" };
             self.law(laws, "is_never_negative", &format!("prop_assert!({call} >= {zero});"));
         }
-        if is_comparable(&returns) {
+        if is_comparable(returns) {
             self.law(laws, "is_deterministic", &format!("prop_assert_eq!({call}, {call});"));
+        } else {
+            let shown = format!("format!(\"{{:?}}\", {call})");
+            self.law(laws, "is_deterministic", &format!("prop_assert_eq!({shown}, {shown});"));
         }
     }
 
@@ -411,7 +454,7 @@ mod tests {
     fn what_no_strategy_makes_has_no_laws() {
         for code in [
             "fn f(a: Thing) -> u8 { 1 }",
-            "fn f<T: Ord>(a: &[T]) -> usize { 1 }",
+            "fn f<const N: usize>(a: [u8; N]) -> usize { 1 }",
             "async fn f(a: u8) -> u8 { a }",
             "unsafe fn f(a: u8) -> u8 { a }",
             "fn f() -> u8 { 1 }",
