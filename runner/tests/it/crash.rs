@@ -100,6 +100,32 @@ fn an_experiment_in_use_is_refused() {
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(0));
 }
 
+/// A small disk of its own for the cache, in a namespace that ends with the test.
+#[test]
+fn a_full_disk_is_said_with_the_next_step() {
+    let project = Project::new(
+        "[stage.s]\nrun = [\"sh\", \"-c\", \"head -c 1000000 /dev/zero > {out.o}\"]\noutputs = [\"o\"]",
+    );
+    fs::create_dir(project.path(".testforge")).unwrap();
+    let script =
+        format!("mount -t tmpfs -o size=256k none .testforge && exec {} run", env!("CARGO_BIN_EXE_runner"));
+    let shell = std::process::Command::new("unshare")
+        .args(["--map-root-user", "--mount", "sh", "-c", &script])
+        .current_dir(project.path(""))
+        .env("HOME", project.path(""))
+        .output();
+    let text = shell.as_ref().map_or_else(ToString::to_string, |o| {
+        String::from_utf8_lossy(&o.stdout).into_owned() + &String::from_utf8_lossy(&o.stderr)
+    });
+    if text.contains("unshare") || text.contains("mount:") || shell.is_err() {
+        eprintln!("NOT TESTED: a full disk needs user and mount namespaces: {text}");
+        return;
+    }
+    assert_eq!(shell.unwrap().status.code(), Some(3), "{text}");
+    assert!(text.contains("No space left on device") && text.contains("free some space"), "{text}");
+    project.runner(&["run"]).expect(0).says("1 done");
+}
+
 /// A limit on file sizes stands for a full disk: writing fails in the middle of a file.
 #[test]
 fn a_store_that_can_t_be_written_loses_nothing() {
