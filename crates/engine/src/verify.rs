@@ -296,7 +296,7 @@ fn check_rows(op: &Op) -> Checked {
 fn check_attention(op: &Op) -> Checked {
     let columns = |heads: Heads| heads.query * heads.dim;
     let grouped = |heads: Heads| {
-        let fits = heads.kv > 0 && heads.query % heads.kv == 0;
+        let fits = heads.kv > 0 && heads.query.is_multiple_of(heads.kv);
         need(fits, "query heads are no multiple of key-value heads")
     };
     match *op {

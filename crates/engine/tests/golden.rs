@@ -1,5 +1,7 @@
 //! Equal to the reference implementation: logits, losses, gradients, optimizer steps, greedy tokens.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use common::{CASES, Golden, adamw, frobenius, golden, max_relative, options};

@@ -112,3 +112,24 @@ pub fn grad_params<R: Real>(
 fn scaled<R: Real>(u: View<'_, R>, scale: R) -> Vec<R> {
     (0..u.rows).flat_map(|i| u.row(i).iter().map(move |&value| value * scale)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_words_decide_in_the_order_that_is_written_down() {
+        let (samples, positions) = ([9u32, 2], [6u32]);
+        let mask = Dropout::new(11, 4, (1, 5), 30_000, &samples, &positions);
+        let key = Stream::new(11, Purpose::Dropout, [4, 1, 5]).key();
+        let x = [1.0f64; 150];
+        let mut out = [0.0; 150];
+        mask.apply(View::rows(&x, 1, 150, 150), ViewMut::rows(&mut out, 1, 150, 150), false, 1);
+        for (feature, &value) in out.iter().enumerate() {
+            let block = philox4x32([feature as u32 / 8, 6, 9, 2], key);
+            let bits = block[feature % 8 / 2] >> (16 * (feature % 2)) & 0xFFFF;
+            let expected = if bits < 30_000 { 0.0 } else { 65_536.0 / 35_536.0 };
+            assert_eq!(value, expected, "feature {feature}");
+        }
+    }
+}

@@ -29,7 +29,6 @@ pub fn rms_norm<R: Real>(
 }
 
 /// Gradient of [`rms_norm`] by `x`; added to `d_x` with `accumulate`.
-#[expect(clippy::too_many_arguments, reason = "the operands of the operation")]
 pub fn rms_norm_grad<R: Real>(
     x: View<'_, R>,
     weight: &[R],

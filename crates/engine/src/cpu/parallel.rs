@@ -5,7 +5,7 @@ use kernels::gemm::ViewMut;
 use std::ops::Range;
 
 /// Elementary operations below which another thread costs more than it brings.
-const WORTH_A_THREAD: usize = 1 << 16;
+const WORTH_A_THREAD: usize = 1 << 18;
 
 /// Runs `f` on every part, each on a thread of its own (the first on this one).
 pub(super) fn each<T: Send>(parts: Vec<T>, f: impl Fn(T) + Sync) {

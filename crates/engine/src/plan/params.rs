@@ -182,7 +182,7 @@ impl Builder {
         if trainable {
             self.slab_len += elements;
         }
-        let rows = if cols == 0 { 0 } else { elements / cols };
+        let rows = elements.checked_div(cols).unwrap_or(0);
         self.specs.push(ParamSpec { pieces, rows, cols, class, slab });
         ParamId(self.specs.len() as u32 - 1)
     }

@@ -1,6 +1,7 @@
 //! What the engine's tests share: the golden cases and options.
 
 #![allow(dead_code, reason = "each test program uses a part")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use engine::{AdamW, MicroBatch, Mode, Precision, SavePolicy, Sequence, TrainOptions, Trainer};
 use model::Tensor;

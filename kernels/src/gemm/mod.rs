@@ -3,17 +3,23 @@
 //! `c = a b` or `c += a b` over strided views, through the crate `matrixmultiply`: every element is the sum, over blocks
 //! of [`BLOCK`] along the inner dimension, of one chain of multiply-adds from the block's first element to its last.
 //! An element's bits therefore depend on its row of `a` and its column of `b` alone. Work is split over threads by rows
-//! or columns of `c`. With few rows the crate spends its time packing `b`; [`thin`] then runs the same chains in place.
+//! or columns of `c`. With few rows or few columns the crate spends its time packing the other factor; the module `thin`
+//! then runs the same chains in place.
+
+#[cfg(test)]
+mod tests;
+mod thin;
 
 use std::ops::Range;
 
 /// Inner elements per chain, as `matrixmultiply` blocks them for both element types.
 pub const BLOCK: usize = 256;
 
-/// Most rows that take the path for few rows.
+/// Most rows, and most columns, that take the path for few of them.
 const THIN_ROWS: usize = 4;
+const THIN_COLS: usize = 16;
 /// Multiply-adds below which another thread costs more than it brings.
-const WORTH_A_THREAD: usize = 1 << 19;
+const WORTH_A_THREAD: usize = 1 << 22;
 
 /// A read-only strided matrix: element `(i, j)` is `data[i * row_stride + j * col_stride]`.
 #[derive(Debug, Clone, Copy)]
@@ -160,7 +166,7 @@ pub trait Element: sealed::Sealed + Copy + Send + Sync + Default + std::fmt::Deb
     );
 
     #[doc(hidden)]
-    /// Computes rows of few; `false` when there is no such path for this type and these strides.
+    /// The product without packing; columns of `b` must be contiguous. `false` when there is no such path for the type.
     fn thin(a: View<'_, Self>, b: View<'_, Self>, accumulate: bool, c: &mut Target<'_, Self>) -> bool;
 }
 
@@ -247,6 +253,12 @@ fn split(n: usize, parts: usize) -> Vec<Range<usize>> {
     (0..n).step_by(each).map(|start| start..(start + each).min(n)).collect()
 }
 
+/// The elements row by row.
+fn in_order<T: Copy>(b: View<'_, T>) -> Vec<T> {
+    let element = |i: usize, j: usize| b.data[i * b.row_stride + j * b.col_stride];
+    (0..b.rows).flat_map(|i| (0..b.cols).map(move |j| element(i, j))).collect()
+}
+
 fn part_of<T>(view: View<'_, T>, rows: Range<usize>, cols: Range<usize>) -> View<'_, T> {
     let start = (rows.start * view.row_stride + cols.start * view.col_stride).min(view.data.len());
     View { data: &view.data[start..], rows: rows.len(), cols: cols.len(), ..view }
@@ -269,8 +281,14 @@ fn rect<'a, T>(c: &mut ViewMut<'a, T>, rows: Range<usize>, cols: Range<usize>) -
 }
 
 fn one<T: Element>(a: View<'_, T>, b: View<'_, T>, accumulate: bool, c: &mut Target<'_, T>) {
-    if a.rows <= THIN_ROWS && T::thin(a, b, accumulate, c) {
+    if a.rows <= THIN_ROWS && b.col_stride == 1 && T::thin(a, b, accumulate, c) {
         return;
+    }
+    if b.cols <= THIN_COLS && a.rows > b.cols && a.col_stride == 1 {
+        let packed = in_order(b);
+        if T::thin(a, View::rows(&packed, b.rows, b.cols, b.cols), accumulate, c) {
+            return;
+        }
     }
     #[expect(unsafe_code, reason = "matrixmultiply's interface is raw pointers")]
     // SAFETY: `product` has checked all extents; `c` is this thread's own rectangle.
@@ -310,7 +328,8 @@ impl Element for f32 {
     }
 
     fn thin(a: View<'_, f32>, b: View<'_, f32>, accumulate: bool, c: &mut Target<'_, f32>) -> bool {
-        thin::product(a, b, accumulate, c)
+        thin::product(a, b, accumulate, c);
+        true
     }
 }
 
@@ -335,234 +354,5 @@ impl Element for f64 {
 
     fn thin(_: View<'_, f64>, _: View<'_, f64>, _: bool, _: &mut Target<'_, f64>) -> bool {
         false
-    }
-}
-
-/// Products with few rows, in the order of sums of `matrixmultiply`.
-mod thin {
-    use super::{BLOCK, Target, View};
-
-    /// Whether one multiply-add rounds once, as the crate's kernel on this machine does it.
-    #[derive(Clone, Copy, PartialEq, Eq)]
-    enum Rounding {
-        Fused,
-        #[cfg_attr(target_arch = "aarch64", expect(dead_code, reason = "always fused there"))]
-        Separate,
-    }
-
-    fn rounding() -> Rounding {
-        #[cfg(target_arch = "x86_64")]
-        {
-            let fused = is_x86_feature_detected!("avx512f")
-                || (is_x86_feature_detected!("fma") && is_x86_feature_detected!("avx2"));
-            if fused { Rounding::Fused } else { Rounding::Separate }
-        }
-        #[cfg(target_arch = "aarch64")]
-        {
-            Rounding::Fused
-        }
-        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-        {
-            Rounding::Separate
-        }
-    }
-
-    /// Needs `b` contiguous along its columns; otherwise `false`, and nothing is written.
-    pub(super) fn product(
-        a: View<'_, f32>,
-        b: View<'_, f32>,
-        accumulate: bool,
-        c: &mut Target<'_, f32>,
-    ) -> bool {
-        if b.col_stride != 1 {
-            return false;
-        }
-        match rounding() {
-            Rounding::Fused => fused(a, b, accumulate, c),
-            Rounding::Separate => all_rows(a, b, accumulate, c, |x, y, z| x * y + z),
-        }
-        true
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    fn fused(a: View<'_, f32>, b: View<'_, f32>, accumulate: bool, c: &mut Target<'_, f32>) {
-        #[target_feature(enable = "avx2,fma")]
-        fn with_features(a: View<'_, f32>, b: View<'_, f32>, accumulate: bool, c: &mut Target<'_, f32>) {
-            all_rows(a, b, accumulate, c, f32::mul_add);
-        }
-        #[target_feature(enable = "avx512f,avx2,fma")]
-        fn with_wide_features(a: View<'_, f32>, b: View<'_, f32>, accumulate: bool, c: &mut Target<'_, f32>) {
-            all_rows(a, b, accumulate, c, f32::mul_add);
-        }
-        #[expect(unsafe_code, reason = "enters code compiled for features that were just detected")]
-        if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("fma") {
-            // SAFETY: detected above (every processor with AVX-512 has AVX2).
-            unsafe { with_wide_features(a, b, accumulate, c) }
-        } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            // SAFETY: detected above.
-            unsafe { with_features(a, b, accumulate, c) }
-        } else {
-            all_rows(a, b, accumulate, c, f32::mul_add);
-        }
-    }
-
-    #[cfg(not(target_arch = "x86_64"))]
-    fn fused(a: View<'_, f32>, b: View<'_, f32>, accumulate: bool, c: &mut Target<'_, f32>) {
-        all_rows(a, b, accumulate, c, f32::mul_add);
-    }
-
-    #[inline(always)]
-    fn all_rows(
-        a: View<'_, f32>,
-        b: View<'_, f32>,
-        accumulate: bool,
-        c: &mut Target<'_, f32>,
-        fma: impl Fn(f32, f32, f32) -> f32 + Copy,
-    ) {
-        let mut row = 0;
-        while row < a.rows {
-            match a.rows - row {
-                1 => columns::<1, 64>(a, b, accumulate, c, row, fma),
-                2 | 3 => columns::<2, 64>(a, b, accumulate, c, row, fma),
-                _ => columns::<4, 32>(a, b, accumulate, c, row, fma),
-            }
-            row += match a.rows - row {
-                1 => 1,
-                2 | 3 => 2,
-                _ => 4,
-            };
-        }
-    }
-
-    #[inline(always)]
-    fn columns<const R: usize, const W: usize>(
-        a: View<'_, f32>,
-        b: View<'_, f32>,
-        accumulate: bool,
-        c: &mut Target<'_, f32>,
-        row: usize,
-        fma: impl Fn(f32, f32, f32) -> f32 + Copy,
-    ) {
-        let mut j = 0;
-        while j + W <= b.cols {
-            tile::<R, W>(a, b, accumulate, c, (row, j), fma);
-            j += W;
-        }
-        while j < b.cols {
-            tile::<R, 1>(a, b, accumulate, c, (row, j), fma);
-            j += 1;
-        }
-    }
-
-    #[inline(always)]
-    fn tile<const R: usize, const W: usize>(
-        a: View<'_, f32>,
-        b: View<'_, f32>,
-        accumulate: bool,
-        c: &mut Target<'_, f32>,
-        (row, col): (usize, usize),
-        fma: impl Fn(f32, f32, f32) -> f32 + Copy,
-    ) {
-        let inner = a.cols;
-        for block in (0..inner.max(1)).step_by(BLOCK) {
-            let mut sums = [[0.0f32; W]; R];
-            for k in block..(block + BLOCK).min(inner) {
-                let start = k * b.row_stride + col;
-                let values: &[f32; W] = match b.data[start..start + W].try_into() {
-                    Ok(values) => values,
-                    Err(_) => return,
-                };
-                for (r, sums) in sums.iter_mut().enumerate() {
-                    let x = a.data[(row + r) * a.row_stride + k * a.col_stride];
-                    for (sum, &y) in sums.iter_mut().zip(values) {
-                        *sum = fma(x, y, *sum);
-                    }
-                }
-            }
-            for (r, sums) in sums.iter().enumerate() {
-                let out = c.row(row + r, col..col + W);
-                for (out, sum) in out.iter_mut().zip(sums) {
-                    *out = if block == 0 && !accumulate { *sum } else { *out + *sum };
-                }
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn noise(n: usize, seed: u32) -> Vec<f32> {
-        let mut state = seed.wrapping_mul(2_654_435_761).max(1);
-        let mut next = move || {
-            state ^= state << 13;
-            state ^= state >> 17;
-            state ^= state << 5;
-            (state >> 8) as f32 / 8_388_608.0 - 1.0
-        };
-        (0..n).map(|_| next()).collect()
-    }
-
-    fn run(a: View<'_, f32>, b: View<'_, f32>, start: Option<&[f32]>, threads: usize) -> Vec<f32> {
-        let mut c = start.map_or_else(|| vec![f32::NAN; a.rows * b.cols], <[f32]>::to_vec);
-        let (rows, cols) = (a.rows, b.cols);
-        let mut out = ViewMut { data: &mut c, rows, cols, row_stride: cols };
-        product(a, b, start.is_some(), &mut out, threads);
-        c
-    }
-
-    #[test]
-    fn bits_depend_on_neither_threads_nor_the_number_of_rows() {
-        for (m, k, n) in [(37, 700, 130), (5, 256, 64), (64, 257, 200), (200, 31, 33), (90, 1024, 300)] {
-            let (a, b) = (noise(m * k, 1), noise(k * n, 2));
-            let plain = View::rows(&b, k, n, n);
-            let stored_transposed = View::rows(&b, n, k, k).t();
-            for b in [plain, stored_transposed] {
-                let start = noise(m * n, 3);
-                for start in [None, Some(&start[..])] {
-                    let whole = run(View::rows(&a, m, k, k), b, start, 1);
-                    for threads in [2, 3] {
-                        assert_eq!(whole, run(View::rows(&a, m, k, k), b, start, threads));
-                    }
-                    for rows in [1, 2, 3, 4, 5, 7, 16] {
-                        for first in (0..m - rows.min(m)).step_by(rows + 3) {
-                            let part = View::rows(&a[first * k..], rows, k, k);
-                            let start = start.map(|s| &s[first * n..(first + rows) * n]);
-                            let got = run(part, b, start, 1);
-                            assert_eq!(
-                                got[..],
-                                whole[first * n..(first + rows) * n],
-                                "{rows} rows of {m}x{k}x{n}"
-                            );
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn equals_the_definition_in_f64() {
-        let (m, k, n) = (9, 300, 17);
-        let a: Vec<f64> = noise(m * k, 4).into_iter().map(f64::from).collect();
-        let b: Vec<f64> = noise(k * n, 5).into_iter().map(f64::from).collect();
-        let mut c = vec![1.0; m * n];
-        let mut out = ViewMut { data: &mut c, rows: m, cols: n, row_stride: n };
-        product(View::rows(&a, m, k, k), View::rows(&b, k, n, n), true, &mut out, 2);
-        for i in 0..m {
-            for j in 0..n {
-                let want = 1.0 + (0..k).map(|l| a[i * k + l] * b[l * n + j]).sum::<f64>();
-                assert!((c[i * n + j] - want).abs() < 1e-12);
-            }
-        }
-    }
-
-    #[test]
-    fn an_empty_inner_dimension_gives_zeros() {
-        let mut c = [5.0f32; 6];
-        let mut out = ViewMut { data: &mut c, rows: 2, cols: 3, row_stride: 3 };
-        product(View::rows(&[], 2, 0, 0), View::rows(&[], 0, 3, 3), false, &mut out, 1);
-        assert_eq!(c, [0.0; 6]);
     }
 }
