@@ -17,7 +17,7 @@ pub use error::HarnessError;
 pub use libraries::Libraries;
 pub use parallel::parallel_map;
 pub use program::TestProgram;
-pub use run::{Build, Harness, Limits, RunOptions, TestBinary, TestRun};
+pub use run::{Build, Harness, Limits, PROPTEST_SEED, RunOptions, TestBinary, TestRun};
 pub use toolchain::Toolchain;
 
 /// Every row and every generated test is compiled with this edition.

@@ -22,8 +22,8 @@ const FILE: &str = "row.rs";
 const RUNTIME_FILE: &str = "lib__testforge_runtime.rlib";
 /// Room for what the hook says after each of many tests.
 const VERDICT_BYTES: usize = 8 << 20;
-/// Property tests draw the same cases in every run.
-const PROPTEST_SEED: &str = "6070118";
+/// `PROPTEST_RNG_SEED` of every run: property tests draw the same cases each time.
+pub const PROPTEST_SEED: &str = "6070118";
 
 /// Deadlines and sizes of one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
