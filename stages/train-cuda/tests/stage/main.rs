@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod golden;
+mod predecessor_faults;
 mod resume;
 mod run;
 mod support;
