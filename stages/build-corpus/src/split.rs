@@ -9,6 +9,10 @@ use crate::candidates::Candidate;
 /// The splits that are filled from crates.
 pub const SPLITS: [&str; 3] = ["train", "validation", "test"];
 
+/// Validation and test get more candidates than their share: with few crates each, chance weighs heavier on them, and
+/// what is left over is dropped.
+const AMPLE: f64 = 1.5;
+
 /// Assigns whole crates, so that no crate stands in two splits. `sizes`: candidates per crate; `wanted`: rows per split.
 ///
 /// Crates come in an order drawn from the seed; each goes to the split that is furthest below its share of all
@@ -16,7 +20,8 @@ pub const SPLITS: [&str; 3] = ["train", "validation", "test"];
 pub fn assign(sizes: &BTreeMap<String, usize>, wanted: [u64; 3], seed: u64) -> BTreeMap<String, usize> {
     let total: usize = sizes.values().sum();
     let asked: u64 = wanted.iter().sum::<u64>().max(1);
-    let share = wanted.map(|w| total as f64 * w as f64 / asked as f64);
+    let ample = |i: usize| if i == 0 { 1.0 } else { AMPLE };
+    let share = [0, 1, 2].map(|i| total as f64 * wanted[i] as f64 / asked as f64 * ample(i));
     let mut have = [0.0; 3];
     let mut order: Vec<(&String, usize)> = sizes.iter().map(|(name, size)| (name, *size)).collect();
     order.sort_by_key(|(name, _)| draw(seed, name));
