@@ -94,14 +94,30 @@ pub(crate) fn stage(reader: &mut Reader<'_>, name: &str, entry: &Entry) -> Optio
         volatile,
     };
     placeholders(reader, &stage);
+    contradictions(reader, &stage, table);
+    Some(stage)
+}
+
+/// Keys that are right alone and wrong together.
+fn contradictions(reader: &mut Reader<'_>, stage: &StageConfig, table: &Table) {
+    for secret in &stage.secrets {
+        if stage.env.contains(secret) || stage.pass_env.contains(secret) {
+            let span = table.get("secrets").and_then(|e| e.node.span.clone());
+            let message = format!("`{secret}` is a secret and also stands in `env` or `pass_env`");
+            reader.fault(
+                &span,
+                message,
+                "leave it in `secrets` alone: what `env` names is written into the cache",
+            );
+        }
+    }
     for axis in &stage.matrix {
         if let Some(param) = stage.params.get(&axis.param) {
             let message =
-                format!("stage `{name}`: `{}` is a parameter and an axis of the matrix", axis.param);
+                format!("stage `{}`: `{}` is a parameter and an axis of the matrix", stage.name, axis.param);
             reader.fault(&param.span, message, "keep one of them");
         }
     }
-    Some(stage)
 }
 
 fn names(texts: Vec<Located<String>>) -> BTreeSet<String> {

@@ -7,7 +7,8 @@ const HEAD: &str = "[stage.a]\nrun = [\"sh\", \"-c\", \"echo ran >> $SIDE; echo 
 /// Every case: what is added to a good pipeline (which ends with line 5), what the error says.
 #[test]
 fn faults_are_placed_and_explained() {
-    let cases: [(&str, &[&str]); 25] = [
+    let cases: [(&str, &[&str]); 26] = [
+        ("secrets = [\"T\"]\nenv = [\"T\"]", &["6:11: `T` is a secret and also stands in `env`"]),
         (
             "params = { n = 1 }\nmatrix = { n = [1, 2] }",
             &["6:16: stage `a`: `n` is a parameter and an axis of the matrix"],
