@@ -6,7 +6,7 @@ use record::corpus::{CorpusRow, LinkTier, Oracle, RowContext, RowMetadata, Sourc
 use stage_kit::digest::sha256_hex;
 use subject::closure::{Breadth, Closer, StandAlone};
 use subject::complexity;
-use subject::extract::{CaseKind, CrateFiles, ExtractError, Focal, Krate};
+use subject::extract::{Case, CaseKind, CrateFiles, ExtractError, Focal, Krate};
 
 /// Most lines a focal function may have.
 const MAX_FUNCTION_LINES: usize = 80;
@@ -132,7 +132,7 @@ fn tier(krate: &Krate, case: usize, focal: Focal, callees: &[Focal]) -> Option<L
     if case.owner.is_some() {
         return None;
     }
-    if asserted(krate, case, name) {
+    if asserted(case, name) {
         return Some(LinkTier::AssertedCallee);
     }
     let last = case.code.tokens.iter().rev().find(|t| callees.iter().any(|&c| t.is_ident(krate.name_of(c))));
@@ -147,9 +147,8 @@ fn names(test: &str, function: &str) -> bool {
 }
 
 /// The function's name stands inside an assertion.
-fn asserted(krate: &Krate, case: &subject::extract::Case, name: &str) -> bool {
+fn asserted(case: &Case, name: &str) -> bool {
     let tokens = &case.code.tokens;
-    let _ = krate;
     (0..tokens.len()).any(|i| {
         tokens[i].text.contains("assert") && tokens.get(i + 1).is_some_and(|t| t.is('!')) && {
             let end = subject::extract::lex::after_group(tokens, i + 2);

@@ -131,9 +131,8 @@ impl Stage for BuildCorpus {
         let curated = filler.all("curated", curated)?;
         let guard = Guard::new(&holdout);
         let mut funnel = Funnel::default();
-        for (name, _) in &sources.refused {
-            let _ = name;
-            *funnel.dropped.entry("crate_licence_refused".to_owned()).or_default() += 1;
+        if !sources.refused.is_empty() {
+            funnel.dropped.insert("crate_licence_refused".to_owned(), sources.refused.len() as u64);
         }
         let rows = extract(&sources, &params, externs, context, &mut funnel)?;
         context.log(&format!(
@@ -278,6 +277,8 @@ fn assemble(
             .at(row.id.clone())
             .next("change one of the two: the holdout must stay unseen in training"));
     }
+    // Curated rows are in train whatever comes: nothing near to them may be in another split.
+    curated.iter().for_each(|row| index.add(Print::of(row)));
     for split in [2, 1, 0] {
         let name = split::SPLITS[split];
         let mut ready = Vec::new();

@@ -70,7 +70,7 @@ pub fn laws(function_code: &str) -> Vec<Law> {
         return Vec::new();
     }
     let returns = match &signature.output {
-        syn::ReturnType::Type(_, ty) => substituted(&**ty, &parameters),
+        syn::ReturnType::Type(_, ty) => substituted(ty, &parameters),
         syn::ReturnType::Default => return Vec::new(),
     };
     let writer = Writer { name: signature.ident.to_string(), arguments, returns };

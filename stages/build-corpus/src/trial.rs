@@ -184,16 +184,19 @@ impl Court {
                 return Ok(Repeated::Unstable(dropped("test_fails", format!("{name}: {detail}"))));
             }
         }
+        // A busy machine may slow one run down; the function is slow when it is in every run.
+        let mut quickest = first.wall;
         for times in 1..self.runs {
             let run = self.run(binary, times, Some(names.clone()))?;
             if let Some(name) = names.iter().find(|n| own(&kept, n) && !passed(&run, n)) {
                 return Ok(Repeated::Unstable(dropped("flaky", name.clone())));
             }
-            if run.wall > MAX_WALL {
-                return Ok(Repeated::Unstable(dropped("slow", format!("{} ms", run.wall.as_millis()))));
-            }
+            quickest = quickest.min(run.wall);
             kept.retain(|law| passed(&run, &format!("property_tests::{}", law.name)));
             names.retain(|name| passed(&run, name));
+        }
+        if quickest > MAX_WALL {
+            return Ok(Repeated::Unstable(dropped("slow", format!("{} ms", quickest.as_millis()))));
         }
         Ok(Repeated::Stable(names, kept))
     }
