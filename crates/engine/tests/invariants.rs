@@ -289,7 +289,10 @@ fn nothing_to_learn_is_an_error() {
     let error = trainer.step(&[tiny_micro(&[(1, 5, 5)])], &adamw()).unwrap_err();
     assert!(matches!(error, EngineError::NoLabels { step: 1 }), "{error}");
     // But a micro-batch without labels beside one that has some is fine.
-    trainer.step(&[tiny_micro(&[(1, 5, 5)]), tiny_micro(&[(2, 5, 1)])], &adamw()).unwrap();
+    let with_labels = tiny_micro(&[(2, 5, 1)]);
+    trainer.step(&[tiny_micro(&[(1, 5, 5)]), with_labels.clone(), MicroBatch::default()], &adamw()).unwrap();
+    let mut full = tiny_trainer(TrainOptions { mode: Mode::Full, ..options() });
+    full.step(&[MicroBatch::default(), with_labels], &adamw()).unwrap();
 }
 
 #[test]
