@@ -4,14 +4,17 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use record::event::EventKind;
 use record::exit::ExitCode;
-use record::experiment::ExperimentRecord;
+use record::experiment::{ExperimentRecord, NodeRecord, NodeState, RunOutcome};
 use serde_json::json;
 
 use super::run::{load, select};
 use super::{Common, Format, GraphFormat, PlanArgs, print_line};
+use crate::cache::FileLock;
 use crate::config::Pipeline;
 use crate::error::{Result, RunnerError};
+use crate::exec::EventTail;
 use crate::experiment;
 use crate::plan::{Graph, Source};
 use crate::report::{seconds, state_word, table};
@@ -146,30 +149,43 @@ pub(super) fn status(common: &Common, id: Option<&str>) -> Result<ExitCode> {
     let record = read_record(&dir)?;
     let outcome = serde_json::to_value(record.outcome).ok().and_then(|v| v.as_str().map(str::to_owned));
     let mut outcome = outcome.unwrap_or_default().replace('_', " ");
-    // A record that says "running" without a runner behind it is of a run that was killed.
-    if outcome == "running" && crate::cache::FileLock::try_exclusive(&dir.join(".lock"))?.is_some() {
-        outcome = "killed while running: run again, finished stages are kept".to_owned();
+    let mut wall_s = record.wall_s;
+    if record.outcome == RunOutcome::Running {
+        // A record that says "running" without a runner behind it is of a run that was killed.
+        if FileLock::try_exclusive(&dir.join(".lock"))?.is_some() {
+            outcome = "killed while running: run again, finished stages are kept".to_owned();
+        } else if let Ok(started) = record.timestamp.parse::<jiff::Timestamp>() {
+            wall_s = jiff::Timestamp::now().duration_since(started).as_secs_f64();
+        }
     }
     print_line(&format!(
         "experiment {}: {outcome} ({}, started {})",
         record.id,
-        seconds(record.wall_s),
+        seconds(wall_s),
         record.timestamp
     ));
-    let rows: Vec<Vec<String>> = record
-        .nodes
-        .iter()
-        .map(|n| {
-            let wall = n.wall_s.map_or(String::new(), seconds);
-            vec![n.name.clone(), state_word(n.state).to_owned(), wall, n.message.clone().unwrap_or_default()]
-        })
-        .collect();
+    let rows: Vec<Vec<String>> = record.nodes.iter().map(|n| status_row(&dir, n)).collect();
     print_line(table(&rows).trim_end());
     let report = dir.join("report.html");
     if report.exists() {
         print_line(&format!("report: {}", report.display()));
     }
     Ok(ExitCode::Ok)
+}
+
+fn status_row(dir: &Path, node: &NodeRecord) -> Vec<String> {
+    let wall = node.wall_s.map_or(String::new(), seconds);
+    let mut about = node.message.clone().unwrap_or_default();
+    if node.state == NodeState::Running {
+        let events = dir.join("stages").join(&node.name).join("live").join("events.jsonl");
+        let progress = EventTail::new(&events).poll().into_iter().rev().find_map(|event| match event.kind {
+            EventKind::Progress { done, total: Some(total), unit } => Some(format!("{done}/{total} {unit}")),
+            EventKind::Progress { done, total: None, unit } => Some(format!("{done} {unit}")),
+            _ => None,
+        });
+        about = progress.unwrap_or(about);
+    }
+    vec![node.name.clone(), state_word(node.state).to_owned(), wall, about]
 }
 
 pub(super) fn graph(common: &Common, format: GraphFormat) -> Result<ExitCode> {

@@ -93,10 +93,15 @@ fn two_runners_execute_an_action_once() {
 #[test]
 fn an_experiment_in_use_is_refused() {
     let project = Project::new(SLOW);
-    project.write("stage.sh", "echo started > started; sleep 1; cp $1 $2");
+    let event = r#"{"time_ms":1,"event":{"progress":{"done":3,"total":8,"unit":"rows"}}}"#;
+    let script = format!(
+        "echo '{event}' >> $(dirname $TESTFORGE_REQUEST)/events.jsonl; echo started > started; sleep 2; cp $1 $2"
+    );
+    project.write("stage.sh", &script);
     let child = project.start(&["run", "--experiment", "mine"]);
     wait_for("the stage", || project.path("started").exists());
     project.runner(&["run", "--experiment", "mine"]).expect(2).says("another run is using this experiment");
+    project.runner(&["status"]).expect(0).says("experiment mine: running").says("3/8 rows");
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(0));
 }
 
