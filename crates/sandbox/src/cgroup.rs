@@ -1,11 +1,13 @@
-//! A control group per command: memory and process limits that hold for all of its processes together.
+//! A control group for each running command: memory and process limits that hold for all of its processes together.
 //!
 //! Version 2 where the controllers are delegated to this process, else version 1 where its folders are writable.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use crate::Limits;
@@ -66,16 +68,72 @@ impl Hierarchy {
     }
 }
 
-/// A group of one command; removed when dropped, after its processes are gone.
+/// Groups that wait for their next command. The kernel frees a removed group long after its removal, and has room for
+/// a limited number: one per command would use them up.
 #[derive(Debug)]
-pub(crate) struct Group {
+pub(crate) struct Pool {
+    hierarchy: Hierarchy,
+    /// By memory and process limit.
+    free: Mutex<BTreeMap<(u64, u64), Vec<Group>>>,
+}
+
+impl Pool {
+    pub(crate) fn new(hierarchy: Hierarchy) -> Self {
+        Self { hierarchy, free: Mutex::default() }
+    }
+
+    pub(crate) fn name(&self) -> &'static str {
+        self.hierarchy.name()
+    }
+
+    /// An empty group with these limits. It goes back when dropped.
+    pub(crate) fn take(self: &Arc<Self>, limits: &Limits) -> io::Result<Lease> {
+        let key = (limits.memory_bytes, limits.processes);
+        let waiting = self.free().get_mut(&key).and_then(Vec::pop);
+        let group = match waiting {
+            Some(group) => group,
+            None => Group::create(&self.hierarchy, limits)?,
+        };
+        Ok(Lease { pool: Arc::clone(self), key, group: Some(group) })
+    }
+
+    fn free(&self) -> MutexGuard<'_, BTreeMap<(u64, u64), Vec<Group>>> {
+        self.free.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// A group in use by one command. To be dropped when the command's processes are gone.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    pool: Arc<Pool>,
+    key: (u64, u64),
+    group: Option<Group>,
+}
+
+impl Lease {
+    pub(crate) fn members(&self) -> &[File] {
+        self.group.as_ref().map_or(&[], |group| &group.members)
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(group) = self.group.take() {
+            self.pool.free().entry(self.key).or_default().push(group);
+        }
+    }
+}
+
+/// Folders of one group; removed when dropped, after its processes are gone.
+#[derive(Debug)]
+struct Group {
     dirs: Vec<PathBuf>,
     /// Writing `0` into each moves the writer into the group.
-    pub(crate) members: Vec<File>,
+    members: Vec<File>,
 }
 
 impl Group {
-    pub(crate) fn create(hierarchy: &Hierarchy, limits: &Limits) -> io::Result<Self> {
+    fn create(hierarchy: &Hierarchy, limits: &Limits) -> io::Result<Self> {
         let name = format!("{PREFIX}{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
         let memory = limits.memory_bytes.to_string();
         let tasks = limits.processes.to_string();

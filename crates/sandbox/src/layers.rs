@@ -3,11 +3,12 @@
 use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use record::compile::Isolation;
 
-use crate::cgroup::{Group, Hierarchy};
+use crate::cgroup::{Hierarchy, Lease, Pool};
 use crate::child::{Namespaces, Prepared};
 use crate::filter::Filter;
 use crate::{Command, Limits, Profile, SandboxError, rules, watch};
@@ -18,7 +19,7 @@ pub(crate) struct Layers {
     pub(crate) landlock_abi: Option<i32>,
     pub(crate) seccomp: bool,
     pub(crate) namespaces: Option<Namespaces>,
-    pub(crate) cgroup: Option<Hierarchy>,
+    pub(crate) cgroup: Option<Arc<Pool>>,
 }
 
 impl Layers {
@@ -30,7 +31,10 @@ impl Layers {
         let namespaces = [Namespaces::User, Namespaces::Plain]
             .into_iter()
             .find_map(|kind| only(Self { namespaces: Some(kind), ..Self::default() }));
-        let cgroup = only(Self { cgroup: Hierarchy::find(), ..Self::default() });
+        let cgroup = only(Self {
+            cgroup: Hierarchy::find().map(|found| Arc::new(Pool::new(found))),
+            ..Self::default()
+        });
         let found = Self {
             landlock_abi: landlock.and_then(|l| l.landlock_abi),
             seccomp: seccomp.is_some(),
@@ -51,7 +55,7 @@ impl Layers {
             }
             .to_owned()
         }));
-        layers.extend(self.cgroup.as_ref().map(|h| h.name().to_owned()));
+        layers.extend(self.cgroup.as_ref().map(|pool| pool.name().to_owned()));
         layers.sort();
         let level =
             match (self.landlock_abi.is_some() && self.seccomp, self.namespaces.is_some(), &self.cgroup) {
@@ -79,15 +83,13 @@ impl Layers {
     }
 
     /// The child's side of these layers for one command; the group must outlive the child.
-    pub(crate) fn prepare(&self, command: &Command) -> Result<(Prepared, Option<Group>), SandboxError> {
+    pub(crate) fn prepare(&self, command: &Command) -> Result<(Prepared, Option<Lease>), SandboxError> {
         let system = SandboxError::system;
         let group = match &self.cgroup {
-            Some(hierarchy) => {
-                Some(Group::create(hierarchy, &command.limits).map_err(system("make a control group"))?)
-            }
+            Some(pool) => Some(pool.take(&command.limits).map_err(system("make a control group"))?),
             None => None,
         };
-        let members = group.iter().flat_map(|g| &g.members).map(std::fs::File::try_clone);
+        let members = group.iter().flat_map(Lease::members).map(std::fs::File::try_clone);
         let groups = members.collect::<Result<_, _>>().map_err(system("open a control group"))?;
         let landlock = self.landlock_abi.map(|_| rules::ruleset(command)).transpose()?;
         // SAFETY: these calls only return numbers.
