@@ -156,6 +156,7 @@ fn constants_patterns_types_and_macros_stay() {
 fn a_constant_reference_is_changed_as_a_whole() {
     assert_eq!(body("m.get(&0)"), ["IntegerLiteral: &0 -> &1"]);
     assert_eq!(body("&[1, 0]").last().unwrap(), "IntegerLiteral: &[1, 0] -> &[1, 1]");
+    assert!(body("[1, 2, 3, 4, 5, 6, 7, 8, 9]").is_empty(), "a table is data");
 }
 
 #[test]

@@ -220,6 +220,7 @@ impl<'ast> Visit<'ast> for Scan<'_> {
             // Handled together with their parts.
             Expr::Const(_) | Expr::Path(_) => {}
             Expr::Unary(unary) if is_negative_literal(unary) => {}
+            Expr::Array(array) if is_table(array) => {}
             Expr::Repeat(repeat) => self.visit_expr(&repeat.expr),
             Expr::Let(binding) => self.visit_expr(&binding.expr),
             Expr::Cast(cast) => self.visit_expr(&cast.expr),
@@ -247,6 +248,17 @@ impl<'ast> Visit<'ast> for Scan<'_> {
     fn visit_generics(&mut self, _: &'ast Generics) {}
     fn visit_path(&mut self, _: &'ast syn::Path) {}
     fn visit_angle_bracketed_generic_arguments(&mut self, _: &'ast syn::AngleBracketedGenericArguments) {}
+}
+
+/// A long list of literals is data: one mutant for each of its entries would drown those of the code.
+fn is_table(array: &syn::ExprArray) -> bool {
+    const MAX_LITERALS: usize = 8;
+    let is_literal = |expr: &Expr| match expr {
+        Expr::Lit(_) => true,
+        Expr::Unary(unary) => is_negative_literal(unary),
+        _ => false,
+    };
+    array.elems.len() > MAX_LITERALS && array.elems.iter().all(is_literal)
 }
 
 pub(crate) fn is_negative_literal(unary: &syn::ExprUnary) -> bool {

@@ -36,6 +36,8 @@ fn assertions_on_the_result_follow_the_value() {
     assert_eq!(counts("let mut n = 0; for i in 0..3 { n += focal(i); } assert_eq!(n, 3);"), (1, 1, 0));
     assert_eq!(counts("assert!(matches!(focal(1), 2 | 3)); assert!(x, \"{}\", focal(1));"), (2, 1, 0));
     assert_eq!(counts("for (a, b) in [(1, 2)] { assert_eq!(super::focal(a), b); }"), (1, 1, 0));
+    assert_eq!(counts("assert_close(1.0, focal(1)); assert_close(1.0, 2.0);"), (2, 1, 0));
+    assert_eq!(counts("assert_relative_eq!(2.0, focal(1), epsilon = 0.1);"), (1, 1, 0));
 }
 
 #[test]

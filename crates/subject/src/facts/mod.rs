@@ -18,8 +18,8 @@ use crate::{FocalFn, SubjectError, TestSuite};
 
 /// Reads the facts off test code: bare items or a wrapped module.
 ///
-/// - An assertion is a call of an `assert` or `prop_assert` macro, or a `panic!`, `unreachable!` or `todo!` under a
-///   condition. A `should_panic` test that calls the focal function makes one assertion on its result.
+/// - An assertion is a call of a macro or a function whose name starts with `assert` (or `prop_assert`), or a `panic!`,
+///   `unreachable!` or `todo!` under a condition. A `should_panic` test that calls the focal function makes one assertion on its result.
 /// - An assertion is on the result when it mentions a call of the focal function or a variable bound to one, or a
 ///   variable that such a call changed (`&mut` receiver or argument).
 /// - A tautology can't fail whatever the function does: constants only, both sides the same text, `x >= x`,

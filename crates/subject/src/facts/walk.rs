@@ -1,7 +1,7 @@
 //! One pass over every function of the suite, in the order of its statements.
 
 use syn::visit::{self, Visit};
-use syn::{Block, Expr, Item, ItemFn, Local, Macro, Pat, UseTree};
+use syn::{Block, Expr, ExprCall, Item, ItemFn, Local, Macro, Pat, UseTree};
 
 use super::calls::Focal;
 use super::edges::is_edge;
@@ -192,11 +192,21 @@ impl Walker<'_> {
     fn assertion(&mut self, name: &str, mac: &Macro) {
         self.found.n_assertions += 1;
         let Some(body) = macros::body(mac) else { return };
-        let n_values = if name.ends_with("_eq") || name.ends_with("_ne") { 2 } else { 1 };
+        let n_values = if matches!(name, "assert" | "debug_assert" | "prop_assert") { 1 } else { 2 };
         let on_result = body.exprs.iter().take(n_values).any(|expr| self.focal.is_result(expr, &self.scope));
         self.found.n_on_result += u32::from(on_result || self.focal.is_macro(mac));
         self.found.n_tautologies += u32::from(is_tautology(name, &body, self.focal, &self.scope));
         body.exprs.iter().for_each(|expr| self.visit_expr(expr));
+    }
+
+    /// `assert_close(a, b)`: a function that asserts, by its name.
+    fn note_assertion_function(&mut self, call: &ExprCall) {
+        let Expr::Path(path) = &*call.func else { return };
+        if path.path.segments.last().is_some_and(|last| last.ident.to_string().starts_with("assert")) {
+            self.found.n_assertions += 1;
+            let on_result = call.args.iter().any(|arg| self.focal.is_result(arg, &self.scope));
+            self.found.n_on_result += u32::from(on_result);
+        }
     }
 
     fn property_test(&mut self, test: &PropertyTest) {
@@ -332,6 +342,7 @@ impl<'ast> Visit<'ast> for Walker<'_> {
         self.note_effects(expr);
         match expr {
             Expr::Call(call) => {
+                self.note_assertion_function(call);
                 self.in_call = matches!(&*call.func, Expr::Path(_));
                 self.visit_expr(&call.func);
                 self.in_call = false;
@@ -408,7 +419,7 @@ impl<'ast> Visit<'ast> for Walker<'_> {
             self.found.calls_focal = true;
         }
         let base = name.trim_start_matches("debug_").trim_start_matches("prop_");
-        if matches!(base, "assert" | "assert_eq" | "assert_ne" | "assert_matches") {
+        if base.starts_with("assert") {
             return self.assertion(&name, mac);
         }
         if matches!(base, "panic" | "unreachable" | "todo" | "unimplemented")
