@@ -253,6 +253,7 @@ impl Executor<'_> {
                 "run without --no-build",
             ));
         };
+        self.check_code(job)?;
         self.write_request(job, places)?;
         let surroundings = &self.workspace.surroundings;
         let secret_values =
@@ -413,6 +414,27 @@ impl Executor<'_> {
         entry.log = last_log(places).and_then(|log| store.ingest(&log).ok());
         store.put_action(self.name(job), &entry)?;
         Ok(entry)
+    }
+
+    /// A program that was built anew since its key was made would put its result under the wrong key. Asked right before
+    /// the start; a build during the run is harmless, since the process keeps the file that it was started from.
+    fn check_code(&self, job: &Job) -> Result<(), Stop> {
+        let (_, resolved) = self.workspace.stage(&self.workspace.graph.nodes[job.node]);
+        for (name, digest) in &resolved.code {
+            let path = match (name.as_str(), &resolved.program) {
+                ("program", Some(program)) => program.clone(),
+                (name, _) => self.workspace.pipeline.dir.join(name),
+            };
+            // An absolute argument is known to the key by its last part alone.
+            let Ok(meta) = fs::metadata(&path) else { continue };
+            if self.workspace.store.hash_file(&path, &meta)? != *digest {
+                return Err(fail(
+                    format!("{} changed since this run began", path.display()),
+                    "run again: the stage's key is made anew",
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// A result of inputs that changed while it was made belongs to no key.

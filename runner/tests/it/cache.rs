@@ -293,6 +293,16 @@ fn an_input_that_changes_while_the_stage_runs_spoils_the_result() {
 }
 
 #[test]
+fn a_program_replaced_during_a_run_spoils_no_key() {
+    let project = Project::new(
+        "[stage.first]\nrun = [\"sh\", \"-c\", \"echo '# newer' >> s.sh; echo 1 > {out.o}\"]\noutputs = [\"o\"]\n[stage.second]\nrun = [\"./s.sh\", \"{in.x}\", \"{out.o}\"]\ninputs = { x = \"first.o\" }\noutputs = [\"o\"]\n",
+    );
+    project.script("s.sh", "cp $1 $2");
+    project.runner(&["run"]).expect(3).says("s.sh changed since this run began");
+    project.runner(&["run"]).expect(0).says("1 done, 1 hits");
+}
+
+#[test]
 fn an_output_linked_to_a_workspace_file_is_copied() {
     let project = Project::new(
         "[stage.s]\nrun = [\"sh\", \"-c\", \"ln {in.d} {out.o}\"]\ninputs = { d = \"file:data/a\" }\noutputs = [\"o\"]",
