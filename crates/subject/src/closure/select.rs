@@ -26,11 +26,24 @@ pub(super) struct ImplFacts {
 }
 
 /// Impls of these come with the type: they are used without being named.
-const ALWAYS: [&str; 11] =
-    ["Clone", "Copy", "Debug", "PartialEq", "Eq", "PartialOrd", "Ord", "Hash", "Deref", "DerefMut", "Drop"];
+const ALWAYS: [&str; 13] = [
+    "Clone",
+    "Copy",
+    "Debug",
+    "PartialEq",
+    "Eq",
+    "PartialOrd",
+    "Ord",
+    "Hash",
+    "Deref",
+    "DerefMut",
+    "Drop",
+    "Index",
+    "IndexMut",
+];
 
 /// Words that stand for a use of the trait. A trait that is not here comes when one of its methods is named.
-const SIGNS: [(&str, &[&str]); 36] = [
+const SIGNS: [(&str, &[&str]); 34] = [
     ("ExactSizeIterator", &["len"]),
     ("DoubleEndedIterator", &["rev", "next_back", "rfold"]),
     ("FusedIterator", &["fuse"]),
@@ -54,15 +67,35 @@ const SIGNS: [(&str, &[&str]); 36] = [
     ("BitXorAssign", &["^"]),
     ("Shl", &["<"]),
     ("Shr", &[">"]),
-    ("Index", &["Index", "get", "index"]),
-    ("IndexMut", &["IndexMut", "index_mut"]),
     ("Display", &["to_string", "format", "write", "writeln", "Error"]),
     ("Error", &["Error"]),
     ("From", &["from", "into", "?"]),
     ("TryFrom", &["try_from", "try_into"]),
     ("FromStr", &["parse", "from_str"]),
     ("Default", &["default", "unwrap_or_default", "Default"]),
-    ("Iterator", &["next", "for", "collect", "Iterator", "map"]),
+    (
+        "Iterator",
+        &[
+            "next",
+            "for",
+            "Iterator",
+            "map",
+            "filter",
+            "by_ref",
+            "take",
+            "zip",
+            "enumerate",
+            "skip",
+            "fold",
+            "count",
+            "last",
+            "nth",
+            "chain",
+            "peekable",
+            "sum",
+            "collect",
+        ],
+    ),
     ("IntoIterator", &["into_iter", "for"]),
     ("FromIterator", &["collect"]),
     ("AsRef", &["as_ref", "AsRef"]),
