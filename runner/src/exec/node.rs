@@ -106,6 +106,7 @@ impl Executor<'_> {
             return Ok(JobEnd::Hit(entry));
         }
         self.check_platform(job)?;
+        self.check_inputs(job, "since this run began")?;
         let places = self.prepare(job)?;
         let result = self.attempts(job, &places).and_then(|wall_s| self.commit(job, &places, wall_s));
         remove_any(&places.scratch);
@@ -403,7 +404,7 @@ impl Executor<'_> {
 
     /// Inputs unchanged, outputs stored, entry written last.
     fn commit(&self, job: &Job, places: &Places, wall_s: f64) -> Result<ActionEntry, Stop> {
-        self.check_inputs(job)?;
+        self.check_inputs(job, "while the stage ran")?;
         let store = &self.workspace.store;
         let mut outputs: BTreeMap<String, Entry> = BTreeMap::new();
         for output in &job.components.outputs {
@@ -438,13 +439,18 @@ impl Executor<'_> {
     }
 
     /// A result of inputs that changed while it was made belongs to no key.
-    fn check_inputs(&self, job: &Job) -> Result<(), Stop> {
+    fn check_inputs(&self, job: &Job, when: &str) -> Result<(), Stop> {
         let workspace = self.workspace;
         for (name, source) in &workspace.graph.nodes[job.node].inputs {
             let changed = match source {
                 Source::File(path) => {
                     let now = workspace.store.digest_input(&workspace.pipeline.dir.join(path))?;
-                    workspace.files.get(path).is_some_and(|before| *before != now).then(|| path.clone())
+                    let before = workspace.files.get(path).filter(|before| **before != now);
+                    before.map(|before| {
+                        let files = workspace.store.compare(&before.to_string(), &now.to_string());
+                        let first = files.first().map_or(String::new(), |f| format!(": {f}"));
+                        format!("{path}{first}")
+                    })
                 }
                 Source::Output { node, output } => {
                     let entry = self.entries.get(node).and_then(|e| e.outputs.get(output));
@@ -455,8 +461,8 @@ impl Executor<'_> {
             };
             if let Some(what) = changed {
                 return Err(fail(
-                    format!("the input `{name}` ({what}) changed while the stage ran"),
-                    "inputs are read-only: let the stage work on a copy; then run again",
+                    format!("the input `{name}` ({what}) changed {when}"),
+                    "run again, and leave the inputs alone meanwhile; a stage that writes into them must work on a copy",
                 ));
             }
         }

@@ -289,7 +289,18 @@ fn an_input_that_changes_while_the_stage_runs_spoils_the_result() {
         "[stage.s]\nrun = [\"sh\", \"-c\", \"sleep 0.1; echo more >> data/a; cp {in.d}/a {out.o}\"]\ninputs = { d = \"file:data\" }\noutputs = [\"o\"]",
     );
     project.write("data/a", "x");
-    project.runner(&["run"]).expect(3).says("changed while the stage ran");
+    project.runner(&["run"]).expect(3).says("the input `d` (data: a) changed while the stage ran");
+}
+
+#[test]
+fn an_input_that_changed_before_its_stage_began_stops_it_at_once() {
+    let project = Project::new(
+        "[stage.first]\nrun = [\"sh\", \"-c\", \"echo more >> data/a; echo 1 > {out.o}\"]\noutputs = [\"o\"]\n[stage.second]\nrun = [\"sh\", \"-c\", \"echo second >> $SIDE; cp {in.x} {out.o}\"]\ninputs = { x = \"first.o\", d = \"file:data\" }\noutputs = [\"o\"]\npass_env = [\"SIDE\"]",
+    );
+    project.write("data/a", "x");
+    project.runner(&["run"]).expect(3).says("the input `d` (data: a) changed since this run began");
+    assert!(project.executed().is_empty());
+    project.runner(&["run"]).expect(0).says("1 done, 1 hits");
 }
 
 #[test]
