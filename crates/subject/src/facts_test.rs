@@ -189,3 +189,18 @@ fn what_does_not_parse_has_no_facts() {
     let nothing = of("fn focal() {}", "");
     assert_eq!((nothing.n_assertions, nothing.calls_focal, nothing.has_comment), (0, false, false));
 }
+
+proptest::proptest! {
+    #[test]
+    fn no_text_breaks_the_reading(code in "[ \\n(){}#\\[\\]!a-z0-9_'\"/*=,;.&|-]{0,60}") {
+        let focal = FocalFn::parse("fn focal(a: i32) -> i32 { a }").unwrap();
+        let _ = facts(&code, &focal);
+        proptest::prop_assert!(crate::extract_code(&code).len() <= code.len());
+    }
+
+    #[test]
+    fn a_first_comment_is_found_before_any_text(rest in "\\PC{0,40}") {
+        let code = format!("// says why\n{rest}");
+        proptest::prop_assert!(super::comments::has_comment(&code));
+    }
+}

@@ -4,6 +4,7 @@ use record::corpus::CorpusRow;
 use syn::{ImplItem, Item, ItemImpl, Path, ReceiverKind, Signature, Type};
 
 use crate::SubjectError;
+use crate::depth::parse_items;
 
 /// Name and shape of the focal function, as far as its tests can see them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +42,7 @@ impl FocalFn {
     }
 
     fn find(code: &str, wanted: Option<&str>) -> Result<Self, SubjectError> {
-        let file = syn::parse_file(code).map_err(|e| SubjectError::syntax("function_code", &e))?;
+        let file = parse_items("function_code", code)?;
         let mut candidates = Vec::new();
         for item in &file.items {
             match item {

@@ -4,6 +4,7 @@
 
 pub mod closure;
 pub mod complexity;
+pub mod depth;
 mod error;
 pub mod extract;
 pub mod facts;

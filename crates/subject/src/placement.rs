@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use record::corpus::CorpusRow;
 
+use crate::depth::parse_items;
 use crate::tests::{Layout, layout};
 
 /// One crate's source. Lines count from 1; ranges are half open.
@@ -41,7 +42,7 @@ pub fn assemble(row: &CorpusRow, tests: Option<&str>) -> Placed {
 }
 
 fn place(out: &mut Source, module: &str, code: &str) -> Range<u32> {
-    let how = match syn::parse_file(code) {
+    let how = match parse_items("the tests", code) {
         Ok(file) => layout(&file.items),
         Err(_) => Layout::Bare { super_glob: true, proptest_glob: false },
     };
@@ -92,11 +93,11 @@ pub fn extract_code(completion: &str) -> String {
         return with_tests.join("\n");
     }
     let whole = trim_blank_lines(&text);
-    if syn::parse_file(whole).is_ok() {
+    if parse_items("the tests", whole).is_ok() {
         return whole.to_owned();
     }
     match without_prose(whole) {
-        Some(code) if syn::parse_file(code).is_ok() => code.to_owned(),
+        Some(code) if parse_items("the tests", code).is_ok() => code.to_owned(),
         _ => whole.to_owned(),
     }
 }

@@ -4,6 +4,7 @@ use proc_macro2::TokenStream;
 use record::corpus::CorpusRow;
 use syn::{Attribute, Expr, Item, ItemMod, Lit, Meta, ReturnType, Type, parse_quote};
 
+use crate::depth::parse_items;
 use crate::{ProptestBlock, SubjectError};
 
 /// The tests of one row or one sample, ready to stand at the root of the row's crate.
@@ -142,7 +143,7 @@ fn imports_from(item: &Item, root: &str) -> bool {
 }
 
 fn modules_of(name: &str, what: &str, code: &str) -> Result<Vec<TestModule>, SubjectError> {
-    let file = syn::parse_file(code).map_err(|e| SubjectError::syntax(what, &e))?;
+    let file = parse_items(what, code)?;
     match layout(&file.items) {
         Layout::Modules => Ok(file.items.into_iter().filter_map(as_module).collect()),
         Layout::Bare { super_glob, proptest_glob } => {

@@ -59,9 +59,11 @@ pub(crate) fn judge(
     tests: &str,
     with_fixes: bool,
 ) -> Result<Judged, HarnessError> {
+    // Deeper text than the parser's stack bears is never shown to it.
+    let too_deep = subject::depth::too_deep(tests);
     let mut judged = Judged {
         tests: tests.to_owned(),
-        refused: policy::refusal(tests),
+        refused: if too_deep.is_some() { None } else { policy::refusal(tests) },
         parses: true,
         type_checks: None,
         lint_clean: None,
@@ -69,8 +71,13 @@ pub(crate) fn judge(
         diagnostics: Vec::new(),
         fixes: Vec::new(),
         facts: None,
-        similarity: similarity(row, tests),
+        similarity: if too_deep.is_some() { None } else { similarity(row, tests) },
     };
+    if let Some((_, why)) = too_deep {
+        judged.parses = false;
+        judged.diagnostics.push(plain_error("syntax", why));
+        return Ok(judged);
+    }
     if let Err(error) = syn::parse_file(tests) {
         judged.parses = false;
         judged.diagnostics.push(syntax_error(&error));

@@ -17,8 +17,8 @@ fn is_wordy(comment: &str) -> bool {
     comment.split(|c: char| !c.is_alphabetic()).any(|word| word.chars().count() >= 2)
 }
 
-/// Length of the token at the head of `text`, and whether it is a comment.
-fn token(text: &str, first: char) -> (usize, bool) {
+/// Length of the token at the head of `text`, and whether it is a comment. `first` is the first character of `text`.
+pub(crate) fn token(text: &str, first: char) -> (usize, bool) {
     if text.starts_with("//") {
         return (text.find('\n').unwrap_or(text.len()), true);
     }

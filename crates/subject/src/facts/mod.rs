@@ -5,7 +5,7 @@
 //! function count as calls of it. This reads text, not types: a method of the same name on another type is not told apart.
 
 mod calls;
-mod comments;
+pub(crate) mod comments;
 mod edges;
 mod scope;
 mod strategies;
