@@ -1,7 +1,5 @@
 //! A stage can be replaced by any program: a shell script, a Python script, in the middle of the real ones.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use record::experiment::NodeState;
 use testforge_tests::{Project, fixture};
 
