@@ -79,6 +79,8 @@ fn a_model_whose_shapes_disagree_with_its_config_is_refused() {
     let size = config["intermediate_size"].as_u64().unwrap();
     config["intermediate_size"] = (size + 64).into();
     fs::write(&path, config.to_string()).unwrap();
+    refused(&project, train(&project, &[]), "adapter", "manifest.json");
+    fs::remove_file(project.path("model/manifest.json")).unwrap();
     refused(&project, train(&project, &[]), "adapter", "mlp");
 }
 

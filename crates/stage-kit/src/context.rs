@@ -192,6 +192,9 @@ impl Context {
         for path in self.request.outputs.values() {
             let _ = remove(&partial_name(path));
         }
+        if self.by_hand {
+            self.tidy();
+        }
     }
 }
 
