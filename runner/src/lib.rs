@@ -11,6 +11,7 @@ pub mod doctor;
 pub mod error;
 pub mod exec;
 pub mod experiment;
+pub mod interrupt;
 pub mod plan;
 pub mod report;
 pub mod resolve;

@@ -32,6 +32,10 @@ impl Context {
         for dir in [&request.scratch, &request.checkpoint_dir, &request.live_dir] {
             fs::create_dir_all(dir).map_err(|e| StageError::io("create the folder", dir, e))?;
         }
+        for path in request.outputs.values() {
+            // Of a process that was killed: its files would mix with this one's.
+            remove(&partial_name(path))?;
+        }
         let path = request.live_dir.join("events.jsonl");
         let events = OpenOptions::new().create(true).append(true).open(&path);
         let events = events.map_err(|e| StageError::io("open for appending", &path, e))?;

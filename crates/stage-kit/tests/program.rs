@@ -63,6 +63,17 @@ fn an_output_that_exists_is_kept_unless_told_otherwise() {
 }
 
 #[test]
+fn what_a_killed_process_left_does_not_reach_the_output() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("out.partial")).unwrap();
+    fs::write(dir.path().join("out.partial/stale.txt"), "of another run").unwrap();
+    let output = by_hand(dir.path(), &[]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(dir.path().join("out/copies.txt").exists());
+    assert!(!dir.path().join("out/stale.txt").exists());
+}
+
+#[test]
 fn wrong_requests_exit_2_and_name_the_culprit() {
     let dir = tempfile::tempdir().unwrap();
     for (args, expected) in [

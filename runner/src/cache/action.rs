@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{Entry, Result, Store};
 use crate::plan::KeyComponents;
 
-const ACTION_SCHEMA_VERSION: u32 = 1;
+const ACTION_SCHEMA_VERSION: u32 = 2;
 /// Keys kept per node, for comparison.
 const HISTORY: usize = 40;
 
@@ -25,6 +25,11 @@ pub struct ActionEntry {
     pub wall_s: f64,
     /// RFC 3339, UTC.
     pub finished: String,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    schema_version: u32,
 }
 
 impl ActionEntry {
@@ -64,14 +69,22 @@ impl Store {
     /// The entry of a key; `None` where there is none or it is damaged.
     pub fn action(&self, key: &str) -> Option<ActionEntry> {
         let path = self.sharded("actions", key);
-        let text = fs::read_to_string(&path).ok()?;
-        let parsed = text.split_once('\n').and_then(|(sum, body)| {
-            let intact = blake3::hash(body.as_bytes()).to_hex().as_str() == sum;
-            let entry: ActionEntry = intact.then(|| serde_json::from_str(body).ok()).flatten()?;
-            (entry.schema_version == ACTION_SCHEMA_VERSION
-                && entry.key == key
-                && entry.components.key() == key)
-                .then_some(entry)
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return None,
+            Err(_) => String::new(),
+        };
+        let intact = text
+            .split_once('\n')
+            .filter(|(sum, body)| blake3::hash(body.as_bytes()).to_hex().as_str() == *sum);
+        let version = intact.and_then(|(_, body)| serde_json::from_str::<Version>(body).ok());
+        if version.is_some_and(|v| v.schema_version != ACTION_SCHEMA_VERSION) {
+            // Of another runner, and whole.
+            return None;
+        }
+        let parsed = intact.and_then(|(_, body)| {
+            let entry: ActionEntry = serde_json::from_str(body).ok()?;
+            (entry.key == key && entry.components.key() == key).then_some(entry)
         });
         if parsed.is_none() {
             self.quarantine(&path, &format!("the cached action {}", &key[..12.min(key.len())]));

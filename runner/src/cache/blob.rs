@@ -5,11 +5,15 @@ use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
+use std::time::SystemTime;
 
-use super::{CacheError, Result, Store};
+use super::{CacheError, Entry, Result, Store};
 
-/// From here on a file is hashed by several threads over a memory map.
-const PARALLEL_FROM: u64 = 1 << 20;
+/// Read and hashed at once, by several threads. Not over a memory map: a file that is cut short meanwhile would end the
+/// process.
+const CHUNK: usize = 4 << 20;
+/// Below, threads cost more than they give.
+const PARALLEL_FROM: usize = 1 << 18;
 
 /// State of an object that an entry names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,8 +36,9 @@ impl Store {
         if let Some(digest) = self.stats.get(meta) {
             return Ok(digest);
         }
+        let began = SystemTime::now();
         let digest = hash(path, meta.len()).map_err(|e| CacheError::io("read", path, e))?;
-        self.stats.put(meta, &digest);
+        self.stats.put(meta, &digest, began);
         Ok(digest)
     }
 
@@ -58,7 +63,7 @@ impl Store {
     }
 
     /// Takes a finished file into the store. The file itself becomes read-only and may share its inode with the blob.
-    pub(crate) fn put_blob(&self, file: &Path, meta: &Metadata) -> Result<(String, bool)> {
+    pub(crate) fn put_blob(&self, file: &Path, meta: &Metadata) -> Result<Entry> {
         let executable = is_executable(meta);
         let mode = if executable { 0o555 } else { 0o444 };
         let fail = |action| move |e| CacheError::io(action, file, e);
@@ -73,11 +78,14 @@ impl Store {
             }
         }
         fs::set_permissions(file, fs::Permissions::from_mode(mode)).map_err(fail("make read-only"))?;
+        let meta = fs::symlink_metadata(file).map_err(fail("read"))?;
         let digest = hash(file, meta.len()).map_err(fail("read"))?;
+        let entry = |digest| Entry::File { digest, size: meta.len(), executable };
         File::open(file).and_then(|f| f.sync_all()).map_err(fail("sync"))?;
         let blob = self.blob_path(&digest, executable);
         if blob.exists() && self.check_blob(&digest, meta.len(), executable) == Presence::Intact {
-            return Ok((digest, executable));
+            self.seal(&meta, file, &[], &digest);
+            return Ok(entry(digest));
         }
         let shard = blob.parent().unwrap_or(&self.root);
         if !shard.is_dir() {
@@ -87,21 +95,34 @@ impl Store {
         self.link_or_copy(file, &temporary, mode)?;
         fs::rename(&temporary, &blob).map_err(|e| CacheError::io("write", &blob, e))?;
         super::sync_dir(shard)?;
-        if let Ok(meta) = fs::symlink_metadata(&blob) {
-            self.stats.put_trusted(&meta, &digest);
-        }
-        Ok((digest, executable))
+        self.seal(&meta, file, &[&blob], &digest);
+        Ok(entry(digest))
     }
 
     /// Gives a blob a second name at `target`: reflink, else hard link, else copy.
     pub(crate) fn place_blob(&self, digest: &str, executable: bool, target: &Path) -> Result<()> {
         let blob = self.blob_path(digest, executable);
+        let before = fs::symlink_metadata(&blob).ok();
         self.link_or_copy(&blob, target, if executable { 0o555 } else { 0o444 })?;
-        // A new link changes the inode's ctime; the content was checked just before.
-        if let Ok(meta) = fs::symlink_metadata(&blob) {
-            self.stats.put_trusted(&meta, digest);
+        // A new link changes the inode's ctime.
+        if let Some(before) = before.filter(|meta| self.stats.get(meta).as_deref() == Some(digest)) {
+            self.seal(&before, &blob, &[target], digest);
         }
         Ok(())
+    }
+
+    /// Remembers the digest of a read-only file that the runner hashed, and of its copies, unless the file was written to
+    /// since `hashed`.
+    pub(super) fn seal(&self, hashed: &Metadata, file: &Path, copies: &[&Path], digest: &str) {
+        let written = |meta: &Metadata| (meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec());
+        let Ok(now) = fs::symlink_metadata(file) else { return };
+        if written(&now) != written(hashed) {
+            return;
+        }
+        self.stats.put_trusted(&now, digest);
+        for meta in copies.iter().filter_map(|copy| fs::symlink_metadata(copy).ok()) {
+            self.stats.put_trusted(&meta, digest);
+        }
     }
 
     pub(crate) fn link_or_copy(&self, from: &Path, to: &Path, mode: u32) -> Result<()> {
@@ -134,12 +155,26 @@ impl Store {
 
 fn hash(path: &Path, size: u64) -> std::io::Result<String> {
     let mut hasher = blake3::Hasher::new();
-    if size >= PARALLEL_FROM {
-        hasher.update_mmap_rayon(path)?;
-    } else {
-        let mut bytes = Vec::with_capacity(size as usize + 1);
-        File::open(path)?.read_to_end(&mut bytes)?;
-        hasher.update(&bytes);
+    let mut file = File::open(path)?;
+    let mut bytes = vec![0; usize::try_from(size).unwrap_or(CHUNK).clamp(4096, CHUNK)];
+    loop {
+        crate::interrupt::check()?;
+        let mut filled = 0;
+        while filled < bytes.len() {
+            match file.read(&mut bytes[filled..]) {
+                Ok(0) => break,
+                Ok(n) => filled += n,
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        if filled >= PARALLEL_FROM {
+            hasher.update_rayon(&bytes[..filled]);
+        } else {
+            hasher.update(&bytes[..filled]);
+        }
+        if filled < bytes.len() {
+            return Ok(hasher.finalize().to_hex().to_string());
+        }
     }
-    Ok(hasher.finalize().to_hex().to_string())
 }

@@ -1,6 +1,7 @@
 //! Stored entries back to files.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::{CacheError, Entry, Result, Store, remove_any};
@@ -53,9 +54,9 @@ impl Store {
                 .map_err(|e| CacheError::io("create the link", to, e));
         }
         let known = self.stats.get(&meta);
-        self.link_or_copy(from, to, std::os::unix::fs::MetadataExt::mode(&meta) & 0o777)?;
-        if let (Some(digest), Ok(meta)) = (known, fs::symlink_metadata(from)) {
-            self.stats.put_trusted(&meta, &digest);
+        self.link_or_copy(from, to, meta.mode() & 0o777)?;
+        if let Some(digest) = known {
+            self.seal(&meta, from, &[to], &digest);
         }
         Ok(())
     }

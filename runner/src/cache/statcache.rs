@@ -53,10 +53,11 @@ impl StatCache {
         })
     }
 
-    /// Remembers a digest computed between `meta` and now, unless the file is too young to be trusted.
-    pub(crate) fn put(&self, meta: &Metadata, digest: &str) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as i128);
-        if now - mtime(meta).max(ctime(meta)) > GRANULARITY {
+    /// Remembers a digest whose computation began at `began`, after `meta` was taken, unless the file was too young then:
+    /// a change in the same tick, while it was read, would leave the same time stamps.
+    pub(crate) fn put(&self, meta: &Metadata, digest: &str, began: SystemTime) {
+        let began = began.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as i128);
+        if began - mtime(meta).max(ctime(meta)) > GRANULARITY {
             self.put_trusted(meta, digest);
         }
     }
@@ -128,8 +129,10 @@ mod tests {
         fs::write(&file, "one").unwrap();
         let digest = "0".repeat(64);
         let cache = StatCache::load(&dir.path().join("stat"));
-        cache.put(&fs::metadata(&file).unwrap(), &digest);
-        assert_eq!(cache.get(&fs::metadata(&file).unwrap()), None, "too young to be trusted");
+        let (meta, began) = (fs::metadata(&file).unwrap(), SystemTime::now());
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        cache.put(&meta, &digest, began);
+        assert_eq!(cache.get(&meta), None, "too young when it was read, however long that took");
         cache.put_trusted(&fs::metadata(&file).unwrap(), &digest);
         assert_eq!(cache.get(&fs::metadata(&file).unwrap()), Some(digest.clone()));
         cache.save(&dir.path().join("stat"), &dir.path().join("tmp")).unwrap();

@@ -137,8 +137,7 @@ impl Store {
             return link(path, depth);
         }
         if meta.is_file() {
-            let (digest, executable) = self.put_blob(path, &meta)?;
-            return Ok(Entry::File { digest, size: meta.len(), executable });
+            return self.put_blob(path, &meta);
         }
         if !meta.is_dir() {
             return Err(CacheError::Unsupported {
@@ -157,17 +156,23 @@ impl Store {
     fn put_tree(&self, tree: &Tree, durable: bool) -> Result<Entry> {
         let (digest, bytes) = tree.encode();
         let path = self.sharded("trees", &digest);
-        // A damaged object of the right size is found when it is read.
-        if fs::metadata(&path).map_or(true, |m| m.len() != bytes.len() as u64) {
-            self.write_atomically(&path, &bytes, durable)?;
+        match fs::read(&path) {
+            Ok(found) if found == bytes => return Ok(Entry::Dir { digest }),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            _ => self.quarantine(&path, &format!("the cached tree {}", &digest[..12])),
         }
+        self.write_atomically(&path, &bytes, durable)?;
         Ok(Entry::Dir { digest })
     }
 
     /// `None`: missing or damaged.
     pub fn tree(&self, digest: &str) -> Option<Tree> {
         let path = self.sharded("trees", digest);
-        let bytes = fs::read(&path).ok()?;
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return None,
+            Err(_) => Vec::new(),
+        };
         if blake3::hash(&bytes).to_hex().as_str() != digest {
             self.quarantine(&path, &format!("the cached tree {}", &digest[..12.min(digest.len())]));
             return None;

@@ -178,14 +178,26 @@ fn status_row(dir: &Path, node: &NodeRecord) -> Vec<String> {
     let mut about = node.message.clone().unwrap_or_default();
     if node.state == NodeState::Running {
         let events = dir.join("stages").join(&node.name).join("live").join("events.jsonl");
-        let progress = EventTail::new(&events).poll().into_iter().rev().find_map(|event| match event.kind {
+        about = last_progress(&events).unwrap_or(about);
+    }
+    vec![node.name.clone(), state_word(node.state).to_owned(), wall, about]
+}
+
+fn last_progress(events: &Path) -> Option<String> {
+    let mut tail = EventTail::new(events);
+    let mut last = None;
+    loop {
+        let before = tail.offset();
+        let found = tail.poll().into_iter().rev().find_map(|event| match event.kind {
             EventKind::Progress { done, total: Some(total), unit } => Some(format!("{done}/{total} {unit}")),
             EventKind::Progress { done, total: None, unit } => Some(format!("{done} {unit}")),
             _ => None,
         });
-        about = progress.unwrap_or(about);
+        last = found.or(last);
+        if tail.offset() == before {
+            return last;
+        }
     }
-    vec![node.name.clone(), state_word(node.state).to_owned(), wall, about]
 }
 
 pub(super) fn graph(common: &Common, format: GraphFormat) -> Result<ExitCode> {

@@ -12,7 +12,8 @@ use record::exit::ExitCode;
 use serde_json::json;
 
 use crate::config::SetParam;
-use crate::error::RunnerError;
+use crate::error::{Result, RunnerError};
+use crate::interrupt::Cancellation;
 
 /// Runs pipelines of stage programs; what is unchanged comes from the cache.
 #[derive(Debug, Parser)]
@@ -165,34 +166,58 @@ enum GraphFormat {
 
 /// The whole program.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(arguments) {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
+        Err(e) if e.use_stderr() => {
+            if wants_json(&arguments) {
+                let text = e.to_string();
+                let message = text.strip_prefix("error: ").unwrap_or(&text).trim();
+                print_error(ExitCode::Usage, &[(message.to_owned(), None)]);
+            }
+            let _ = e.print();
+            return ExitCode::Usage;
+        }
         Err(e) => {
             let _ = e.print();
-            return if e.use_stderr() { ExitCode::Usage } else { ExitCode::Ok };
+            return ExitCode::Ok;
         }
     };
     let _ = miette::set_hook(Box::new(|_| {
         Box::new(miette::MietteHandlerOpts::new().wrap_lines(false).break_words(false).build())
     }));
     let format = cli.command.format();
-    let result = match cli.command {
-        Command::Run(args) => run::run(&args),
-        Command::Plan(args) => inspect::plan(&args),
-        Command::Why { stage, common } => inspect::why(&stage, &common),
-        Command::Status { common, experiment } => inspect::status(&common, experiment.as_deref()),
-        Command::Graph { common, format } => inspect::graph(&common, format),
-        Command::Log { stage, common, experiment } => inspect::log(&stage, &common, experiment.as_deref()),
-        Command::Doctor { format } => inspect::doctor(format),
-        Command::Lock { command: LockCommand::Verify { common, experiment, format } } => {
-            inspect::verify_lock(&common, experiment.as_deref(), format)
-        }
-        Command::Guard => Ok(crate::exec::guard_main()),
-    };
+    let result = cli.command.run();
+    // What was broken off may have failed in any words.
+    let result = result
+        .map_err(|error| if Cancellation::default().asked() { RunnerError::interrupted() } else { error });
     result.unwrap_or_else(|error| show_error(error, format))
 }
 
 impl Command {
+    fn run(self) -> Result<ExitCode> {
+        let asks_others = matches!(
+            self,
+            Self::Run(_) | Self::Plan(_) | Self::Why { .. } | Self::Doctor { .. } | Self::Lock { .. }
+        );
+        if asks_others {
+            Cancellation::listen()?;
+        }
+        match self {
+            Self::Run(args) => run::run(&args),
+            Self::Plan(args) => inspect::plan(&args),
+            Self::Why { stage, common } => inspect::why(&stage, &common),
+            Self::Status { common, experiment } => inspect::status(&common, experiment.as_deref()),
+            Self::Graph { common, format } => inspect::graph(&common, format),
+            Self::Log { stage, common, experiment } => inspect::log(&stage, &common, experiment.as_deref()),
+            Self::Doctor { format } => inspect::doctor(format),
+            Self::Lock { command: LockCommand::Verify { common, experiment, format } } => {
+                inspect::verify_lock(&common, experiment.as_deref(), format)
+            }
+            Self::Guard => Ok(crate::exec::guard_main()),
+        }
+    }
+
     fn format(&self) -> Format {
         match self {
             Self::Run(args) => args.format,
@@ -206,17 +231,24 @@ impl Command {
 fn show_error(error: RunnerError, format: Format) -> ExitCode {
     let code = error.code();
     if format == Format::Json {
-        let faults: Vec<_> = error
-            .messages()
-            .into_iter()
-            .map(|(message, next)| json!({"message": message, "next": next}))
-            .collect();
-        print_line(&json!({"event": "error", "exit_code": code as u8, "faults": faults}).to_string());
+        print_error(code, &error.messages());
     }
     for report in error.into_reports() {
         let _ = writeln!(std::io::stderr().lock(), "{report:?}");
     }
     code
+}
+
+fn print_error(code: ExitCode, messages: &[(String, Option<String>)]) {
+    let faults: Vec<_> =
+        messages.iter().map(|(message, next)| json!({"message": message, "next": next})).collect();
+    print_line(&json!({"event": "error", "exit_code": code as u8, "faults": faults}).to_string());
+}
+
+/// Whether a command line that could not be read asked for output as data.
+fn wants_json(arguments: &[OsString]) -> bool {
+    let pairs = arguments.windows(2).any(|pair| pair[0] == "--format" && pair[1] == "json");
+    pairs || arguments.iter().any(|a| a == "--format=json")
 }
 
 /// A line on standard output. A closed pipe ends nothing.

@@ -8,12 +8,14 @@ use std::time::Instant;
 use record::exit::ExitCode;
 use record::experiment::{NodeState, RunOutcome};
 use record::report::{CheckVerdict, Gates};
+use serde_json::Value;
 
 use super::{Common, Format, RunArgs, SelectArgs};
 use crate::config::{self, Pipeline};
 use crate::error::{Result, RunnerError};
-use crate::exec::{self, Cancellation, Happening, Machine, NodeResult, Pool, RunOptions, RunResult};
+use crate::exec::{self, Happening, Machine, NodeResult, Pool, RunOptions, RunResult};
 use crate::experiment::{self, Folder, RecordWriter};
+use crate::interrupt::Cancellation;
 use crate::plan::{Graph, Selection};
 use crate::report::{GateSummary, Human, Json, Opening, Reporter, Summary, SummaryNode};
 use crate::resolve::{Outlook, Surroundings, Workspace, graph_error};
@@ -50,12 +52,16 @@ pub(super) fn select(pipeline: &Pipeline, graph: &Graph, args: &SelectArgs) -> R
 
 pub(super) fn run(args: &RunArgs) -> Result<ExitCode> {
     let started = Instant::now();
-    let cancellation = Cancellation::listen()?;
+    let cancellation = Cancellation::default();
     let (pipeline, surroundings) = load(&args.common)?;
     // Faults of the graph before a long build.
     Graph::new(&pipeline).map_err(|e| graph_error(&pipeline, e))?;
     let built = build(&pipeline, &surroundings, args, &cancellation)?;
     let workspace = Workspace::open(pipeline, surroundings)?;
+    let _attention = cancellation.attend();
+    if cancellation.asked() {
+        return Err(RunnerError::interrupted());
+    }
     refuse_stale(&workspace, built)?;
     let mut options = select(&workspace.pipeline, &workspace.graph, &args.select)?;
     options.keep_going = args.keep_going;
@@ -91,6 +97,7 @@ fn execute(
     reporter: &mut dyn Reporter,
     started: Instant,
 ) -> Result<ExitCode> {
+    experiment::clear_view(folder, &workspace.pipeline);
     let config = experiment::config_yaml(&workspace.pipeline);
     let config_path = folder.root().join("config.yaml");
     fs::write(&config_path, &config).map_err(|e| RunnerError::io("write", &config_path, e))?;
@@ -112,10 +119,11 @@ fn execute(
         &mut |nodes, at_once| record.update(graph, nodes, at_once),
     );
     workspace.store.save();
-    let gate = gate(workspace, folder, &result).inspect_err(|_| {
-        let _ = record.finish(folder, graph, &result.nodes, RunOutcome::Failed);
-    })?;
-    let (outcome, code) = verdict(workspace, &result, gate.as_ref());
+    let gate = gate(workspace, folder, &result);
+    let (outcome, code) = match &gate {
+        Ok(gate) => verdict(workspace, &result, gate.as_ref()),
+        Err(e) => (RunOutcome::Failed, e.code()),
+    };
     experiment::write_view(&workspace.store, folder, &workspace.pipeline, graph, &result.nodes)?;
     let environment: Vec<_> = workspace.surroundings.environment.clone().into_iter().collect();
     let lock = experiment::make_lock(
@@ -129,8 +137,9 @@ fn execute(
     experiment::write_lock(folder, &lock)?;
     record.finish(folder, graph, &result.nodes, outcome)?;
     workspace.store.save();
+    let (gate, fault) = gate.map_or_else(|fault| (None, Some(fault)), |gate| (gate, None));
     reporter.close(&summary(workspace, folder, &result.nodes, outcome, code, gate, started));
-    Ok(code)
+    fault.map_or(Ok(code), Err)
 }
 
 /// Runs `[build]` where it is needed. Returns whether the programs are known to be built.
@@ -146,7 +155,9 @@ fn build(
         super::print_line(&format!("build: {} ({need})", command.join(" ")));
     }
     let started = Instant::now();
+    let attention = cancellation.attend();
     exec::run_build(pipeline, command, surroundings, cancellation)?;
+    drop(attention);
     if args.format == Format::Human {
         super::print_line(&format!(
             "build: done in {}",
@@ -233,20 +244,25 @@ fn gate(workspace: &Workspace, folder: &Folder, result: &RunResult) -> Result<Op
     }
     let path = experiment::output_path(folder, &gate.value);
     let text = fs::read_to_string(&path).map_err(|e| RunnerError::io("read", &path, e))?;
-    let gates: Gates = serde_json::from_str(&text).map_err(|e| {
+    let not_gates = |reason: String| {
         RunnerError::new(
             ExitCode::StageFailed,
-            format!("{}: not a gates file: {e}", path.display()),
-            "let `gate` in the pipeline name the file that holds `passed`",
+            format!("{}: not a gates file: {reason}", path.display()),
+            "let `gate` in the pipeline name a JSON file with `passed`: true or false",
         )
-    })?;
-    let unmet = gates.gates.iter().filter(|g| g.verdict != CheckVerdict::Corroborated).map(|g| {
+    };
+    let value: Value = serde_json::from_str(&text).map_err(|e| not_gates(e.to_string()))?;
+    let passed = value.get("passed").and_then(Value::as_bool);
+    let passed = passed.ok_or_else(|| not_gates("`passed` is neither true nor false".to_owned()))?;
+    // Whoever writes another file than popper-report may leave the single gates out.
+    let gates = serde_json::from_value::<Gates>(value).map(|g| g.gates).unwrap_or_default();
+    let unmet = gates.iter().filter(|g| g.verdict != CheckVerdict::Corroborated).map(|g| {
         let measured = g.measured.map_or_else(|| "not tested".to_owned(), |m| format!("measured {m}"));
         format!("{} ({}): {measured}", g.id, g.rule)
     });
     Ok(Some(GateSummary {
         name: format!("{reference}/{}", gate.value.file),
-        passed: gates.passed,
+        passed,
         enforced: workspace.pipeline.enforce_gate,
         unmet: unmet.collect(),
     }))

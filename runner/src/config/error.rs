@@ -38,7 +38,7 @@ pub struct ConfigError {
     #[help]
     help: Option<String>,
     #[source_code]
-    source_code: Option<NamedSource<String>>,
+    source_code: Option<NamedSource<Arc<str>>>,
     #[label("{label}")]
     span: Option<SourceSpan>,
     label: String,
@@ -64,7 +64,7 @@ impl ConfigError {
         Self {
             message: format!("{name}:{line}:{column}: {message}"),
             help: None,
-            source_code: Some(NamedSource::new(name, source.text.to_string())),
+            source_code: Some(NamedSource::new(name, Arc::clone(&source.text))),
             span: Some(SourceSpan::from(range.clone())),
             label: "here".to_owned(),
             cause: None,

@@ -12,7 +12,9 @@ mod schema;
 mod stage;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -22,6 +24,9 @@ pub use node::Span;
 pub use parse::{SetParam, parse};
 pub use refs::{InputRef, Instance, OutputRef, Piece, is_name, pieces};
 pub use schema::{check_params, check_ports};
+
+/// Of a pipeline.
+const LARGEST_FILE: u64 = 16 << 20;
 
 /// A value and its place.
 #[derive(Debug, Clone, PartialEq)]
@@ -110,17 +115,36 @@ impl From<ConfigError> for ConfigErrors {
 /// # Errors
 /// Everything that is wrong with it, each with its place.
 pub fn load(path: &Path, profile: Option<&str>, set: &[SetParam]) -> Result<Pipeline, ConfigErrors> {
-    let text = std::fs::read_to_string(path).map_err(|e| {
-        let help = match e.kind() {
-            std::io::ErrorKind::NotFound => "name the pipeline file: `runner run PATH`",
-            std::io::ErrorKind::InvalidData => "the file must be UTF-8 text",
-            _ => "check the permissions of that path",
-        };
-        ConfigError::of_file(path, format!("can't read the pipeline: {e}")).help(help)
-    })?;
+    let text = read(path)?;
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let dir = folder
         .canonicalize()
         .map_err(|e| ConfigError::of_file(folder, format!("can't open the pipeline's folder: {e}")))?;
     parse(Source { path: path.to_owned(), text: text.into() }, dir, profile, set)
+}
+
+fn read(path: &Path) -> Result<String, ConfigErrors> {
+    let mut bytes = Vec::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(LARGEST_FILE + 1).read_to_end(&mut bytes));
+    read.map_err(|e| {
+        let help = match e.kind() {
+            std::io::ErrorKind::NotFound => "name the pipeline file: `runner run PATH`",
+            std::io::ErrorKind::IsADirectory => "name the file in it: `runner run PATH/pipeline.toml`",
+            _ => "check the permissions of that path",
+        };
+        ConfigError::of_file(path, format!("can't read the pipeline: {e}")).help(help)
+    })?;
+    if bytes.len() as u64 > LARGEST_FILE {
+        let message = format!("larger than {} MiB: not a pipeline", LARGEST_FILE >> 20);
+        return Err(ConfigError::of_file(path, message)
+            .help("name the pipeline file: `runner run PATH`")
+            .into());
+    }
+    String::from_utf8(bytes).map_err(|e| {
+        let at = e.utf8_error().valid_up_to();
+        let text: Arc<str> = String::from_utf8_lossy(e.as_bytes()).into();
+        let source = Source { path: path.to_owned(), text };
+        let message = format!("the byte 0x{:02x} is not UTF-8", e.as_bytes()[at]);
+        ConfigError::at(&source, &Some(at..at), message).help("save the file as UTF-8 text").into()
+    })
 }

@@ -15,6 +15,8 @@ use super::{ConfigErrors, InputRef, Instance, Located, OutputFile, OutputRef, Pi
 const SCHEMA: u64 = 1;
 const TOP_KEYS: [&str; 8] =
     ["schema", "gate", "enforce_gate", "defaults", "build", "view", "stage", "profile"];
+/// What the runner itself writes at an experiment's root.
+const RESERVED_VIEWS: [&str; 4] = ["stages", "config.yaml", "experiment.json", "reproducibility.lock"];
 const PROFILE_KEYS: [&str; 6] = ["gate", "enforce_gate", "seed", "view", "remove", "stage"];
 
 /// `--set STAGE.PARAM=VALUE`.
@@ -169,6 +171,29 @@ fn apply_set(reader: &mut Reader<'_>, stages: &mut Table, set: &[SetParam]) {
             continue;
         };
         let Kind::Table(keys) = &mut entry.node.kind else { continue };
+        // A stage of protocol 2 says itself which parameters it has.
+        let described = matches!(keys.get("protocol").map(|e| &e.node.kind), Some(Kind::Integer(2)));
+        let known = |table: &str| match keys.get(table).map(|e| &e.node.kind) {
+            Some(Kind::Table(found)) => found.keys().map(String::as_str).collect(),
+            _ => Vec::new(),
+        };
+        let (params, axes) = (known("params"), known("matrix"));
+        let message = if axes.contains(&set.param.as_str()) {
+            Some((
+                "is an axis of its matrix".to_owned(),
+                "change `matrix` in the pipeline, or in a profile".to_owned(),
+            ))
+        } else if !described && !params.contains(&set.param.as_str()) {
+            Some(("is no parameter of that stage".to_owned(), suggestion(&set.param, params)))
+        } else {
+            None
+        };
+        if let Some((what, help)) = message {
+            let help =
+                if help.is_empty() { "the stage has no `params` in the pipeline".to_owned() } else { help };
+            reader.fault(&None, format!("--set {0}.{1}: `{1}` {what}", set.stage, set.param), help);
+            continue;
+        }
         let empty = Entry { key_span: None, node: Node { span: None, kind: Kind::Table(Table::new()) } };
         let params = keys.entry("params".to_owned()).or_insert(empty);
         if let Kind::Table(params) = &mut params.node.kind {
@@ -212,7 +237,9 @@ fn view(
         if text.value.is_empty() {
             continue;
         }
-        if path.split('/').any(|part| part.is_empty() || part.starts_with('.')) || path.starts_with("stages")
+        let first = path.split('/').next().unwrap_or_default();
+        if path.split('/').any(|part| part.is_empty() || part.starts_with('.'))
+            || RESERVED_VIEWS.contains(&first)
         {
             let help = "write a path below the experiment's folder, such as \"evaluation/results.json\"";
             reader.fault(&entry.key_span, format!("`{path}` can't be a path of the view"), help);

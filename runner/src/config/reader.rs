@@ -6,6 +6,9 @@ use super::error::{ConfigError, Source, suggestion};
 use super::node::{Entry, Kind, Node, Span, Table};
 use super::{Located, refs};
 
+/// Shown at once.
+const MOST_FAULTS: usize = 100;
+
 pub(crate) struct Reader<'a> {
     pub(crate) source: &'a Source,
     pub(crate) errors: Vec<ConfigError>,
@@ -17,7 +20,9 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn fault(&mut self, span: &Span, message: impl Into<String>, help: impl Into<String>) {
-        self.errors.push(ConfigError::at(self.source, span, message).help(help));
+        if self.errors.len() < MOST_FAULTS {
+            self.errors.push(ConfigError::at(self.source, span, message).help(help));
+        }
     }
 
     fn wrong_type(&mut self, name: &str, wanted: &str, node: &Node) {
@@ -136,7 +141,7 @@ impl<'a> Reader<'a> {
             self.fault(
                 span,
                 format!("`{name}` can't be the name of {kind}"),
-                "use letters, digits, `-` and `_`, and begin with a letter, a digit or `_`",
+                "use at most 100 letters, digits, `-` and `_`, and begin with a letter, a digit or `_`",
             );
         }
         fine

@@ -73,10 +73,14 @@ impl OutputRef {
     }
 }
 
+/// A node's name is a folder's, and file systems end at 255 bytes.
+pub(crate) const LONGEST_NAME: usize = 100;
+pub(crate) const LONGEST_NODE_NAME: usize = 240;
+
 /// Names of stages, inputs, outputs and parameters: they become file names and parts of references.
 pub fn is_name(text: &str) -> bool {
     let fine = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    !text.is_empty() && text.chars().all(fine) && !text.starts_with('-')
+    !text.is_empty() && text.len() <= LONGEST_NAME && text.chars().all(fine) && !text.starts_with('-')
 }
 
 /// Splits `STAGE.OUTPUT/FILE`, as `gate` and `view` write it.
@@ -94,6 +98,9 @@ pub(crate) fn parse_output_file(text: &str) -> Result<(OutputRef, String), Strin
     }
     Ok((OutputRef::parse(output).map_err(|_| wrong())?, file.to_owned()))
 }
+
+/// Added to any clock, this stays a time.
+const LONGEST_DURATION: Duration = Duration::from_secs(100 * 366 * 86_400);
 
 /// `2h`, `90s`, `1h30m`, `500ms`, `1d`.
 ///
@@ -122,6 +129,9 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
         let part = Duration::try_from_secs_f64(amount * seconds).map_err(|_| wrong())?;
         total = total.checked_add(part).ok_or_else(wrong)?;
         rest = &rest[unit_end..];
+    }
+    if total > LONGEST_DURATION {
+        return Err(format!("`{text}` is longer than 100 years"));
     }
     Ok(total)
 }
@@ -189,7 +199,7 @@ mod tests {
         assert_eq!(parse_duration("1h30m").unwrap(), Duration::from_secs(5400));
         assert_eq!(parse_duration("500ms").unwrap(), Duration::from_millis(500));
         assert_eq!(parse_duration("1.5s").unwrap(), Duration::from_millis(1500));
-        for wrong in ["", "2", "h", "2 weeks", "-1s", "1e3s"] {
+        for wrong in ["", "2", "h", "2 weeks", "-1s", "1e3s", "9999999999999d"] {
             assert!(parse_duration(wrong).is_err(), "{wrong}");
         }
     }

@@ -10,6 +10,9 @@ use serde_json::Value;
 use super::error::{ConfigError, Source, suggestion};
 use super::{Pipeline, StageConfig};
 
+/// References and values inside each other.
+const DEEPEST: usize = 24;
+
 /// Checks the inputs and outputs that the pipeline names against the description.
 pub fn check_ports(pipeline: &Pipeline, stage: &StageConfig, description: &Description) -> Vec<ConfigError> {
     let source = &pipeline.source;
@@ -100,13 +103,20 @@ pub fn check_params(source: &Source, stage: &mut StageConfig, description: &Desc
 }
 
 fn check(root: &Value, schema: &Value, value: &Value) -> Result<(), String> {
+    check_at(0, root, schema, value)
+}
+
+fn check_at(level: usize, root: &Value, schema: &Value, value: &Value) -> Result<(), String> {
+    if level > DEEPEST {
+        return Err("the schema of this parameter never ends: it refers to itself".to_owned());
+    }
     let Some(keywords) = schema.as_object() else {
         return if schema == &Value::Bool(false) { Err("not allowed here".to_owned()) } else { Ok(()) };
     };
     if let Some(target) = keywords.get("$ref").and_then(Value::as_str)
         && let Some(found) = target.strip_prefix('#').and_then(|pointer| root.pointer(pointer))
     {
-        check(root, found, value)?;
+        check_at(level + 1, root, found, value)?;
     }
     if let Some(kind) = keywords.get("type") {
         check_type(kind, value)?;
@@ -123,18 +133,19 @@ fn check(root: &Value, schema: &Value, value: &Value) -> Result<(), String> {
     }
     check_bounds(keywords, value)?;
     for part in keywords.get("allOf").and_then(Value::as_array).into_iter().flatten() {
-        check(root, part, value)?;
+        check_at(level + 1, root, part, value)?;
     }
     for keyword in ["anyOf", "oneOf"] {
         if let Some(choices) = keywords.get(keyword).and_then(Value::as_array) {
-            check_choices(root, choices, value)?;
+            check_choices(level, root, choices, value)?;
         }
     }
-    check_inside(root, keywords, value)
+    check_inside(level, root, keywords, value)
 }
 
-fn check_choices(root: &Value, choices: &[Value], value: &Value) -> Result<(), String> {
-    let reasons: Vec<String> = choices.iter().filter_map(|c| check(root, c, value).err()).collect();
+fn check_choices(level: usize, root: &Value, choices: &[Value], value: &Value) -> Result<(), String> {
+    let reasons: Vec<String> =
+        choices.iter().filter_map(|c| check_at(level + 1, root, c, value).err()).collect();
     if reasons.len() < choices.len() {
         return Ok(());
     }
@@ -224,6 +235,7 @@ fn check_bounds(keywords: &serde_json::Map<String, Value>, value: &Value) -> Res
 }
 
 fn check_inside(
+    level: usize,
     root: &Value,
     keywords: &serde_json::Map<String, Value>,
     value: &Value,
@@ -232,7 +244,7 @@ fn check_inside(
         Value::Array(items) => {
             if let Some(schema) = keywords.get("items") {
                 for (i, item) in items.iter().enumerate() {
-                    check(root, schema, item).map_err(|e| format!("item {}: {e}", i + 1))?;
+                    check_at(level + 1, root, schema, item).map_err(|e| format!("item {}: {e}", i + 1))?;
                 }
             }
         }
@@ -241,7 +253,7 @@ fn check_inside(
             for (name, inner) in object {
                 match (properties.and_then(|p| p.get(name)), keywords.get("additionalProperties")) {
                     (Some(schema), _) | (None, Some(schema @ Value::Object(_))) => {
-                        check(root, schema, inner).map_err(|e| format!("`{name}`: {e}"))?;
+                        check_at(level + 1, root, schema, inner).map_err(|e| format!("`{name}`: {e}"))?;
                     }
                     (None, Some(Value::Bool(false))) => return Err(format!("there is no field `{name}`")),
                     _ => {}
@@ -282,6 +294,8 @@ mod tests {
         assert!(check(&root, &optional, &json!(0)).is_err());
         assert!(check(&root, &json!({"type": "number", "exclusiveMinimum": 0}), &json!(0)).is_err());
         assert!(check(&root, &json!({"type": ["integer", "null"]}), &json!("8")).is_err());
+        let circle = json!({"$defs": {"A": {"$ref": "#/$defs/A"}}});
+        assert!(check(&circle, &json!({"$ref": "#/$defs/A"}), &json!(1)).unwrap_err().contains("never ends"));
         assert!(check(&root, &json!({"format": "uint32"}), &json!(4_294_967_295_u64)).is_ok());
         assert!(check(&root, &json!({"format": "uint32"}), &json!(4_294_967_296_u64)).is_err());
         assert!(check(&root, &json!({"format": "int8"}), &json!(-129)).is_err());

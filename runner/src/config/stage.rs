@@ -8,7 +8,7 @@ use record::protocol::Resources;
 use super::error::suggestion;
 use super::node::{Entry, Kind, Span, Table};
 use super::reader::Reader;
-use super::refs::{Piece, pieces};
+use super::refs::{self, Piece, pieces};
 use super::{Axis, InputRef, Located, StageConfig};
 
 pub(crate) const STAGE_KEYS: [&str; 19] = [
@@ -37,6 +37,7 @@ pub(crate) const STAGE_KEYS: [&str; 19] = [
 const RESERVED_OUTPUTS: [&str; 4] = ["live", "logs", "inputs", "scratch"];
 const DEFAULT_GRACE: Duration = Duration::from_secs(10);
 const DEFAULT_RETRIES: u32 = 3;
+const MOST_INSTANCES: usize = 10_000;
 
 pub(crate) fn stage(reader: &mut Reader<'_>, name: &str, entry: &Entry) -> Option<StageConfig> {
     let Kind::Table(table) = &entry.node.kind else {
@@ -86,7 +87,7 @@ pub(crate) fn stage(reader: &mut Reader<'_>, name: &str, entry: &Entry) -> Optio
         retries: reader.number(table, "retries", 100).map_or(DEFAULT_RETRIES, |n| n as u32),
         repeat: reader.number(table, "repeat", u64::MAX).unwrap_or(0),
         seed: reader.number(table, "seed", u64::MAX),
-        matrix: matrix(reader, table),
+        matrix: matrix(reader, name, table),
         protocol: reader.number(table, "protocol", 2).unwrap_or(1) as u8,
         code: reader.texts(table, "code"),
         run,
@@ -178,6 +179,9 @@ fn inputs(reader: &mut Reader<'_>, table: &Table) -> BTreeMap<String, Located<In
 fn params(reader: &mut Reader<'_>, table: &Table) -> BTreeMap<String, Located<serde_json::Value>> {
     let mut found = BTreeMap::new();
     for (name, entry) in reader.table(table, "params").into_iter().flatten() {
+        if !reader.name("a parameter", name, &entry.key_span) {
+            continue;
+        }
         if let Some(value) = reader.json(entry) {
             found.insert(name.clone(), Located { value, span: entry.node.span.clone() });
         }
@@ -211,12 +215,15 @@ fn resources(reader: &mut Reader<'_>, table: &Table) -> Resources {
     resources
 }
 
-fn matrix(reader: &mut Reader<'_>, table: &Table) -> Vec<Axis> {
+fn matrix(reader: &mut Reader<'_>, stage: &str, table: &Table) -> Vec<Axis> {
     let Some(table) = reader.table(table, "matrix") else { return Vec::new() };
     let mut axes: Vec<(&String, &Entry)> = table.iter().collect();
     axes.sort_by_key(|(_, entry)| entry.key_span.as_ref().map_or(0, |s| s.start));
     let mut found = Vec::new();
     for (param, entry) in axes {
+        if !reader.name("a parameter", param, &entry.key_span) {
+            continue;
+        }
         let Kind::Array(items) = &entry.node.kind else {
             let help = format!("write {param} = [VALUE, VALUE]");
             reader.fault(&entry.node.span, format!("`matrix.{param}` must be an array of values"), help);
@@ -249,6 +256,22 @@ fn matrix(reader: &mut Reader<'_>, table: &Table) -> Vec<Axis> {
             values.push((label, value));
         }
         found.push(Axis { param: param.clone(), values });
+    }
+    let span = || found.iter().map(|axis| axis.param.as_str()).find_map(|p| table.get(p)?.key_span.clone());
+    let instances = found.iter().try_fold(1_usize, |n, axis| n.checked_mul(axis.values.len()));
+    if instances.is_none_or(|n| n > MOST_INSTANCES) {
+        let help = format!("a matrix makes at most {MOST_INSTANCES} instances: shorten it");
+        reader.fault(&span(), "the matrix has too many combinations", help);
+        return Vec::new();
+    }
+    let longest =
+        |axis: &Axis| axis.param.len() + 2 + axis.values.iter().map(|(l, _)| l.len()).max().unwrap_or(0);
+    if !found.is_empty()
+        && stage.len() + 1 + found.iter().map(longest).sum::<usize>() > refs::LONGEST_NODE_NAME
+    {
+        let help =
+            "an instance is named by its values: shorten them, or choose from a table inside the stage";
+        reader.fault(&span(), "the names of the matrix's instances would be too long", help);
     }
     found
 }

@@ -24,6 +24,8 @@ use crate::resolve::{Outlook, Workspace};
 const RETRYABLE: i32 = record::exit::ExitCode::Retryable as i32;
 /// The variable that marks the processes of one execution.
 const MARK: &str = "TESTFORGE_ACTION";
+/// Of log lines and warnings of a stage, each time its events are looked at.
+const LINES_SHOWN: usize = 100;
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
@@ -53,7 +55,7 @@ pub(crate) struct Executor<'a> {
     pub(crate) send: Sender<Message>,
 }
 
-enum Stop {
+pub(super) enum Stop {
     Failed(NodeFailure),
     Interrupted,
 }
@@ -64,7 +66,7 @@ impl From<CacheError> for Stop {
     }
 }
 
-fn fail(message: impl Into<String>, next: impl Into<String>) -> Stop {
+pub(super) fn fail(message: impl Into<String>, next: impl Into<String>) -> Stop {
     Stop::Failed(NodeFailure { message: message.into(), log: None, tail: Vec::new(), next: next.into() })
 }
 
@@ -86,6 +88,8 @@ impl Executor<'_> {
         match self.try_run(job) {
             Ok(end) => end,
             Err(Stop::Interrupted) => JobEnd::Interrupted,
+            // What was broken off fails in words of its own.
+            Err(Stop::Failed(_)) if self.cancellation.urgent() => JobEnd::Interrupted,
             Err(Stop::Failed(failure)) => JobEnd::Failed(failure),
         }
     }
@@ -290,6 +294,15 @@ impl Executor<'_> {
         let mut tick = || self.relay(&node.name, &mut events, &secrets);
         let ended = process::run(&spec, &secrets, self.cancellation, self.guard, &mut tick);
         secrets.mask_files(&places.live);
+        if let Some((file, name)) = secrets.found_below(&places.checkpoint) {
+            remove_any(&places.checkpoint);
+            let _ = fs::create_dir_all(&places.checkpoint);
+            let what = format!(
+                "its checkpoint is deleted: the value of the secret {name} stood in {}",
+                file.display()
+            );
+            self.warn(job, &what);
+        }
         let ended = ended.map_err(|e| {
             fail(
                 format!("can't run {}: {e}", program.display()),
@@ -365,10 +378,12 @@ impl Executor<'_> {
     fn relay(&self, node: &str, events: &mut EventTail, secrets: &Secrets) {
         let clean = |text: &str| String::from_utf8_lossy(&secrets.mask(text.as_bytes())).into_owned();
         let mut progress = None;
+        let mut shown = 0;
         for event in events.poll() {
             let node = node.to_owned();
             let happening = match event.kind {
                 EventKind::Progress { done, total, unit } => {
+                    let unit = clean(&unit);
                     progress = Some(Happening::Progress { node, done, total, unit });
                     continue;
                 }
@@ -378,7 +393,14 @@ impl Executor<'_> {
                 }
                 _ => continue,
             };
-            self.tell(happening);
+            shown += 1;
+            if shown <= LINES_SHOWN {
+                self.tell(happening);
+            }
+        }
+        if shown > LINES_SHOWN {
+            let text = format!("... and {} more lines: see its events.jsonl", shown - LINES_SHOWN);
+            self.tell(Happening::Note { node: node.to_owned(), text });
         }
         if let Some(progress) = progress {
             self.tell(progress);
@@ -415,58 +437,6 @@ impl Executor<'_> {
         entry.log = last_log(places).and_then(|log| store.ingest(&log).ok());
         store.put_action(self.name(job), &entry)?;
         Ok(entry)
-    }
-
-    /// A program that was built anew since its key was made would put its result under the wrong key. Asked right before
-    /// the start; a build during the run is harmless, since the process keeps the file that it was started from.
-    fn check_code(&self, job: &Job) -> Result<(), Stop> {
-        let (_, resolved) = self.workspace.stage(&self.workspace.graph.nodes[job.node]);
-        for (name, digest) in &resolved.code {
-            let path = match (name.as_str(), &resolved.program) {
-                ("program", Some(program)) => program.clone(),
-                (name, _) => self.workspace.pipeline.dir.join(name),
-            };
-            // An absolute argument is known to the key by its last part alone.
-            let Ok(meta) = fs::metadata(&path) else { continue };
-            if self.workspace.store.hash_file(&path, &meta)? != *digest {
-                return Err(fail(
-                    format!("{} changed since this run began", path.display()),
-                    "run again: the stage's key is made anew",
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    /// A result of inputs that changed while it was made belongs to no key.
-    fn check_inputs(&self, job: &Job, when: &str) -> Result<(), Stop> {
-        let workspace = self.workspace;
-        for (name, source) in &workspace.graph.nodes[job.node].inputs {
-            let changed = match source {
-                Source::File(path) => {
-                    let now = workspace.store.digest_input(&workspace.pipeline.dir.join(path))?;
-                    let before = workspace.files.get(path).filter(|before| **before != now);
-                    before.map(|before| {
-                        let files = workspace.store.compare(&before.to_string(), &now.to_string());
-                        let first = files.first().map_or(String::new(), |f| format!(": {f}"));
-                        format!("{path}{first}")
-                    })
-                }
-                Source::Output { node, output } => {
-                    let entry = self.entries.get(node).and_then(|e| e.outputs.get(output));
-                    let harmed = entry.is_some_and(|e| workspace.store.check(e).is_err());
-                    harmed.then(|| format!("{}.{output}", workspace.graph.nodes[*node].name))
-                }
-                Source::Instances { .. } => None,
-            };
-            if let Some(what) = changed {
-                return Err(fail(
-                    format!("the input `{name}` ({what}) changed {when}"),
-                    "run again, and leave the inputs alone meanwhile; a stage that writes into them must work on a copy",
-                ));
-            }
-        }
-        Ok(())
     }
 
     fn discard_outputs(&self, job: &Job, places: &Places) {

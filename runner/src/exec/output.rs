@@ -88,10 +88,9 @@ fn copy(mut pipe: Box<dyn Read + Send>, secrets: &Secrets, sink: &Mutex<Sink>) {
             Err(_) => 0,
         };
         pending.extend_from_slice(&chunk[..n]);
-        let ready = ready(&pending, n == 0, secrets.longest());
-        if ready > 0 {
-            let masked = secrets.mask(&pending[..ready]);
-            pending.drain(..ready);
+        let (masked, used) = take(&pending, n == 0, secrets);
+        if used > 0 {
+            pending.drain(..used);
             if let Ok(mut sink) = sink.lock() {
                 masked.split_inclusive(|b| *b == b'\n').for_each(|line| sink.write(line));
             }
@@ -102,17 +101,15 @@ fn copy(mut pipe: Box<dyn Read + Send>, secrets: &Secrets, sink: &Mutex<Sink>) {
     }
 }
 
-/// How many bytes may be written: whole lines, or the front of an endless one without what may be half a secret.
-fn ready(pending: &[u8], ended: bool, longest_secret: usize) -> usize {
-    if ended {
-        return pending.len();
-    }
+/// What may be written, masked, and how many bytes that stands for: whole lines, or the front of an endless one without
+/// what may be half a secret.
+fn take(pending: &[u8], ended: bool, secrets: &Secrets) -> (Vec<u8>, usize) {
     let lines = pending.iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1);
-    if pending.len() - lines > LONGEST_LINE {
-        pending.len() - longest_secret.min(pending.len())
-    } else {
-        lines
+    if ended || pending.len() - lines > LONGEST_LINE {
+        return secrets.mask_front(pending, ended);
     }
+    // No secret holds the end of a line.
+    (secrets.mask(&pending[..lines]), lines)
 }
 
 #[cfg(test)]
@@ -135,10 +132,17 @@ mod tests {
 
     #[test]
     fn an_endless_line_never_cuts_a_secret() {
-        let long = vec![b'x'; LONGEST_LINE + 10];
-        assert_eq!(ready(&long, false, 8), long.len() - 8);
-        assert_eq!(ready(b"abc", false, 8), 0);
-        assert_eq!(ready(b"abc\nd", false, 8), 4);
-        assert_eq!(ready(b"abc", true, 8), 3);
+        let secrets = Secrets::new([("T".to_owned(), "s3cret".into())]);
+        let wait = |text: &str, ended| take(text.as_bytes(), ended, &secrets).1;
+        assert_eq!([wait("abc", false), wait("abc\nd", false), wait("abc", true)], [0, 4, 3]);
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        let text = "xs3crety".repeat(100_000);
+        for shift in 0..8 {
+            let pipe = Box::new(std::io::Cursor::new("-".repeat(shift) + &text));
+            LogCapture::start(&log, &secrets, vec![pipe]).unwrap().finish();
+            let written = std::fs::read_to_string(&log).unwrap();
+            assert_eq!(written, "-".repeat(shift) + &"x***y".repeat(100_000), "shift {shift}");
+        }
     }
 }

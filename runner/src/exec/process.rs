@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid};
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, kill_process, kill_process_group, waitid, waitpid,
+};
 
 use super::output::LogCapture;
 use super::secrets::Secrets;
@@ -175,6 +177,52 @@ pub(crate) fn marked(markers: &BTreeSet<Vec<u8>>) -> Vec<Pid> {
                     .split(|b| *b == 0)
                     .any(|variable| markers.iter().any(|marker| variable.starts_with(marker)));
             hit.then(|| Pid::from_raw(pid)).flatten()
+        })
+        .collect()
+}
+
+/// Descendants that no longer carry a mark, because they emptied their environment and left their group, become children
+/// of this process when their parents end. At the end of a run they are ended too.
+#[derive(Debug)]
+pub(crate) struct Orphanage {
+    own: Vec<Pid>,
+}
+
+impl Orphanage {
+    /// From now on; whoever is a child of this process already is none of its business.
+    pub(crate) fn open() -> Self {
+        let own = children();
+        let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
+        Self { own }
+    }
+
+    /// Ends whoever came. No stage may be running.
+    pub(crate) fn close(self) {
+        for _ in 0..200 {
+            let mut found = children();
+            found.retain(|pid| !self.own.contains(pid));
+            if found.is_empty() {
+                break;
+            }
+            for pid in found {
+                let _ = kill_process(pid, Signal::KILL);
+                let _ = waitpid(Some(pid), WaitOptions::NOHANG);
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+fn children() -> Vec<Pid> {
+    let own = std::process::id();
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes
+        .filter_map(|entry| {
+            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+            let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+            // After the name, which may hold anything: state, parent.
+            let parent: u32 = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
+            (parent == own).then(|| Pid::from_raw(pid)).flatten()
         })
         .collect()
 }

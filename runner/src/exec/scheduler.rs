@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use record::experiment::NodeState;
 
 use super::node::{Executor, Job, JobEnd};
+use super::process::Orphanage;
 use super::resources::Grant;
 use super::{Cancellation, Guard, Happening, NodeFailure, Pool};
 use crate::cache::ActionEntry;
@@ -117,15 +118,16 @@ pub fn run(
 impl Scheduler<'_> {
     fn run(&mut self, exe: Option<&std::path::Path>) {
         let (send, receive) = channel::<Message>();
-        let guard_slot: OnceLock<Guard> = OnceLock::new();
+        // A run of hits alone pays for neither.
+        let guard_slot: OnceLock<(Guard, Orphanage)> = OnceLock::new();
         let (workspace, folder, cancellation) = (self.workspace, self.folder, self.cancellation);
         std::thread::scope(|scope| {
             loop {
                 self.skip_or_ready();
                 if !self.cancellation.asked() {
                     for (node, job) in self.startable() {
-                        let guard: &Guard =
-                            guard_slot.get_or_init(|| exe.map(Guard::start).unwrap_or_default());
+                        let (guard, _) = guard_slot
+                            .get_or_init(|| (exe.map(Guard::start).unwrap_or_default(), Orphanage::open()));
                         let entries = self.entries_for(node);
                         let send = send.clone();
                         scope.spawn(move || {
@@ -145,6 +147,9 @@ impl Scheduler<'_> {
                 }
             }
         });
+        if let Some((_guard, orphanage)) = guard_slot.into_inner() {
+            orphanage.close();
+        }
         self.close();
     }
 

@@ -19,7 +19,7 @@ use crate::error::{Result, RunnerError};
 use crate::exec::NodeResult;
 use crate::plan::Graph;
 
-const FILE: &str = "reproducibility.lock";
+pub(super) const FILE: &str = "reproducibility.lock";
 /// Field of the lock, name of the output that it is the checksum of.
 const NAMED: [(&str, &str); 3] = [("model", "model"), ("dataset", "corpus"), ("adapters", "adapter")];
 

@@ -11,7 +11,7 @@ pub use folder::{Folder, latest, node_log};
 pub use lock::{Change, make_lock, verify_lock, write_lock};
 pub use record::{GitState, RecordWriter, git_state};
 pub(crate) use view::output_path;
-pub use view::write_view;
+pub use view::{clear_view, write_view};
 
 /// Now, RFC 3339 in UTC, whole seconds.
 pub fn timestamp() -> String {

@@ -22,6 +22,14 @@ const FILES: [(&str, &str, Option<&str>); 6] = [
 ];
 const CHECKPOINTS: &str = "checkpoints";
 
+/// Removes what an earlier run of the same experiment left at its root: until this one ends, it would speak of another.
+pub fn clear_view(folder: &Folder, pipeline: &Pipeline) {
+    let known = FILES.iter().map(|(path, ..)| *path).chain([CHECKPOINTS, super::lock::FILE]);
+    known
+        .chain(pipeline.view.keys().map(String::as_str))
+        .for_each(|path| remove_any(&folder.root().join(path)));
+}
+
 /// Links the view. The pipeline's `[view]` decides where it speaks; else a node that is named like its program comes
 /// before one that is not, and an earlier node before a later one.
 ///

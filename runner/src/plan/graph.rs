@@ -6,6 +6,8 @@ use serde_json::Value;
 
 use crate::config::{self, Axis, InputRef, Instance, Pipeline, Span, StageConfig};
 
+const LONGEST_IDENTITY: usize = 80;
+
 /// One execution: a stage, or one combination of its matrix.
 #[derive(Debug, Clone)]
 pub struct Node {
@@ -16,8 +18,8 @@ pub struct Node {
     pub label: Option<String>,
     pub params: BTreeMap<String, Value>,
     pub inputs: BTreeMap<String, Source>,
-    /// Own and inherited repeats, without 0.
-    pub repeats: BTreeSet<u64>,
+    /// Own and inherited repeats; empty without any. `Graph::repeat_identity` says how they are written.
+    pub repeat: String,
     /// Indices of the nodes whose outputs this one takes.
     pub producers: BTreeSet<usize>,
 }
@@ -100,7 +102,7 @@ impl Graph {
             label,
             params,
             inputs: BTreeMap::new(),
-            repeats: BTreeSet::new(),
+            repeat: String::new(),
             producers: BTreeSet::new(),
         };
         for (input, reference) in &stage.inputs {
@@ -112,13 +114,29 @@ impl Graph {
             }
             node.inputs.insert(input.clone(), source);
         }
-        for producer in &node.producers {
-            node.repeats.extend(&self.nodes[*producer].repeats);
-        }
-        if stage.repeat > 0 {
-            node.repeats.insert(stage.repeat);
-        }
+        node.repeat = self.repeat_identity(stage.repeat, &node.inputs);
         Ok(node)
+    }
+
+    /// Tells a repeat from every other: of which input's maker, of that one's inputs and so on it is a repeat, as in
+    /// `samples:adapter:1`. Without any stage's name: those are not in a key. A long one is hashed.
+    fn repeat_identity(&self, own: u64, inputs: &BTreeMap<String, Source>) -> String {
+        let mut parts: Vec<String> = if own > 0 { vec![own.to_string()] } else { Vec::new() };
+        for (name, source) in inputs {
+            let producers: Vec<usize> = match source {
+                Source::File(_) => continue,
+                Source::Output { node, .. } => vec![*node],
+                Source::Instances { nodes, .. } => nodes.iter().map(|(_, node)| *node).collect(),
+            };
+            let found: BTreeSet<&str> = producers.iter().map(|p| self.nodes[*p].repeat.as_str()).collect();
+            parts.extend(found.iter().filter(|r| !r.is_empty()).map(|r| format!("{name}:{r}")));
+        }
+        let text = if parts.len() > 1 { format!("({})", parts.join(" ")) } else { parts.concat() };
+        if text.len() > LONGEST_IDENTITY {
+            blake3::hash(text.as_bytes()).to_hex()[..32].to_owned()
+        } else {
+            text
+        }
     }
 
     /// The nodes that a stage's name or an instance's name stands for.
@@ -338,6 +356,20 @@ mod tests {
     }
 
     #[test]
+    fn a_repeat_and_what_comes_after_one_are_not_the_same() {
+        let text = stage("a", &[])
+            + &stage("a-again", &[])
+            + "repeat = 1\n"
+            + &stage("after", &["a-again".into()])
+            + &stage("again", &["a".into()])
+            + "repeat = 1\n"
+            + &stage("further", &["after".into()]);
+        let graph = Graph::new(&pipeline(&text)).unwrap();
+        let of = |name: &str| graph.nodes[*graph.find(name).unwrap().first().unwrap()].repeat.as_str();
+        assert_eq!(["a", "a-again", "after", "again", "further"].map(of), ["", "1", "i0:1", "1", "i0:i0:1"]);
+    }
+
+    #[test]
     fn repeats_are_inherited_and_matrices_multiply() {
         let text = stage("a", &[])
             + "repeat = 1\n"
@@ -346,7 +378,7 @@ mod tests {
         let graph = Graph::new(&pipeline(&text)).unwrap();
         let names: Vec<&str> = graph.nodes.iter().map(|n| n.name.as_str()).collect();
         assert_eq!(names, ["a", "b[x=1,y=p_q]", "b[x=1,y=r]", "b[x=2,y=p_q]", "b[x=2,y=r]"]);
-        assert_eq!(graph.nodes[1].repeats, BTreeSet::from([1, 2]));
+        assert_eq!(graph.nodes[1].repeat, "(2 i0:1)");
         assert_eq!(graph.nodes[1].params["y"], "p/q");
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// Raised whenever the same components would mean something else.
-pub const KEY_SCHEMA: u32 = 1;
+pub const KEY_SCHEMA: u32 = 2;
 
 /// What goes into a key. Logical names and content only: no path, host, user, time, stage name, attempt or resources.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,7 +23,8 @@ pub struct KeyComponents {
     pub env: BTreeMap<String, Option<String>>,
     pub tools: BTreeMap<String, String>,
     pub platform: BTreeMap<String, String>,
-    pub repeats: BTreeSet<u64>,
+    /// Empty: none, neither its own nor inherited.
+    pub repeat: String,
     pub outputs: BTreeSet<OutputDecl>,
     pub seed: u64,
 }
@@ -91,7 +92,7 @@ pub(crate) mod tests {
             env: [("FLAG".to_owned(), None)].into(),
             tools: BTreeMap::new(),
             platform: BTreeMap::new(),
-            repeats: BTreeSet::new(),
+            repeat: String::new(),
             outputs: [OutputDecl { name: "out".into(), volatile: false }].into(),
             seed: 42,
         }
@@ -111,7 +112,7 @@ pub(crate) mod tests {
             |c| drop(c.env.insert("FLAG".into(), Some(String::new()))),
             |c| drop(c.tools.insert("rustc".into(), "1".into())),
             |c| drop(c.platform.insert("gpu_arch".into(), "sm_90".into())),
-            |c| c.repeats = [1].into(),
+            |c| c.repeat = "1".into(),
             |c| c.outputs = [OutputDecl { name: "out".into(), volatile: true }].into(),
             |c| c.seed += 1,
         ];

@@ -77,8 +77,7 @@ fn flatten(c: &KeyComponents) -> BTreeMap<String, String> {
     flat.insert("protocol".to_owned(), c.protocol.to_string());
     flat.insert("run".to_owned(), c.argv.join(" "));
     flat.insert("seed".to_owned(), c.seed.to_string());
-    let repeats: Vec<String> = c.repeats.iter().map(u64::to_string).collect();
-    flat.insert("repeat".to_owned(), if repeats.is_empty() { "0".to_owned() } else { repeats.join(",") });
+    flat.insert("repeat".to_owned(), if c.repeat.is_empty() { "none".to_owned() } else { c.repeat.clone() });
     let outputs: Vec<String> = c
         .outputs
         .iter()

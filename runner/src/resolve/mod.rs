@@ -1,6 +1,7 @@
 //! The world's part of a key: programs, code, tools, environment and file inputs, read once per command.
 
 mod assess;
+mod capture;
 mod describe;
 mod files;
 mod fresh;
@@ -8,11 +9,10 @@ mod program;
 mod tools;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
 
 pub use assess::{Assessment, Outlook};
+pub(crate) use capture::capture;
 pub use fresh::{Stale, stale};
 pub use program::Surroundings;
 pub(crate) use program::script;
@@ -30,7 +30,10 @@ pub struct ResolvedStage {
     pub program: Option<PathBuf>,
     /// The arguments as the key holds them.
     pub argv: Vec<String>,
+    /// Name in the key -> digest.
     pub code: BTreeMap<String, String>,
+    /// Name in the key -> where the file is.
+    pub code_paths: BTreeMap<String, PathBuf>,
     pub env: BTreeMap<String, Option<String>>,
     pub tools: BTreeMap<String, String>,
     pub volatile: BTreeSet<String>,
@@ -100,7 +103,7 @@ impl Workspace {
             env: resolved.env.clone(),
             tools: resolved.tools.clone(),
             platform: stage.platform.clone(),
-            repeats: node.repeats.clone(),
+            repeat: node.repeat.clone(),
             outputs: stage.outputs.keys().map(decl).collect(),
             seed: stage.seed.unwrap_or(self.pipeline.seed),
         }
@@ -159,57 +162,4 @@ fn resolve_stage(
         resolved.volatile.extend(volatile.map(|p| p.name.clone()));
     }
     Ok(resolved)
-}
-
-/// Runs a short command and returns what it printed on standard output.
-pub(crate) fn capture(
-    program: &Path,
-    arguments: &[OsString],
-    dir: &Path,
-    environment: &[(OsString, OsString)],
-    limit: Duration,
-) -> std::result::Result<String, String> {
-    use std::io::Read;
-    use std::process::{Command, Stdio};
-
-    let mut child = Command::new(program)
-        .args(arguments)
-        .current_dir(dir)
-        .env_clear()
-        .envs(environment.iter().map(|(k, v)| (k, v)))
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|e| format!("can't run {}: {e}", program.display()))?;
-    let read = |pipe: Option<Box<dyn Read + Send>>| {
-        std::thread::spawn(move || {
-            let mut bytes = Vec::new();
-            let _ = pipe.map(|mut p| p.read_to_end(&mut bytes));
-            bytes
-        })
-    };
-    let stdout = read(child.stdout.take().map(|p| Box::new(p) as Box<dyn Read + Send>));
-    let stderr = read(child.stderr.take().map(|p| Box::new(p) as Box<dyn Read + Send>));
-    let started = Instant::now();
-    let status = loop {
-        match child.try_wait() {
-            Ok(Some(status)) => break status,
-            Ok(None) if started.elapsed() < limit => std::thread::sleep(Duration::from_millis(1)),
-            Ok(None) => {
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(format!("no answer within {} s", limit.as_secs()));
-            }
-            Err(e) => return Err(e.to_string()),
-        }
-    };
-    let stdout = stdout.join().unwrap_or_default();
-    let stderr = stderr.join().unwrap_or_default();
-    if !status.success() {
-        let text = String::from_utf8_lossy(&stderr);
-        let last = text.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("no message");
-        return Err(format!("{status}: {last}"));
-    }
-    String::from_utf8(stdout).map_err(|_| "the answer is not UTF-8".to_owned())
 }

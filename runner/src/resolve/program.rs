@@ -94,6 +94,24 @@ fn is_program(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
 }
 
+impl ResolvedStage {
+    /// One more file of the code. Two files may have the same name in a key: absolute paths are cut, and a script may be
+    /// called `program`.
+    fn add_code(&mut self, name: &str, path: &Path, digest: String) {
+        let numbered = (2..).map(|n| format!("{name}#{n}"));
+        for name in std::iter::once(name.to_owned()).chain(numbered) {
+            match self.code_paths.get(&name) {
+                Some(other) if other != path => {}
+                _ => {
+                    self.code.insert(name.clone(), digest);
+                    self.code_paths.insert(name, path.to_owned());
+                    return;
+                }
+            }
+        }
+    }
+}
+
 pub(super) fn resolve(
     pipeline: &Pipeline,
     store: &Store,
@@ -106,6 +124,7 @@ pub(super) fn resolve(
         program,
         argv: stage.run.iter().map(|a| logical(&a.value)).collect(),
         code: BTreeMap::new(),
+        code_paths: BTreeMap::new(),
         env: stage.env.iter().map(|n| (n.clone(), text_variable(surroundings, n))).collect(),
         tools: BTreeMap::new(),
         volatile: stage.volatile.clone(),
@@ -115,8 +134,9 @@ pub(super) fn resolve(
     match &resolved.program {
         Some(path) => {
             let digest = digest(store, path).map_err(|e| vec![fault(pipeline, stage, &e)])?;
-            resolved.code.insert("program".to_owned(), digest);
-            resolved.stale = fresh::stale(path);
+            let path = path.clone();
+            resolved.add_code("program", &path, digest);
+            resolved.stale = fresh::stale(&path);
         }
         None if first.value.contains('/') => {
             let path = pipeline.dir.join(&first.value);
@@ -142,7 +162,7 @@ pub(super) fn resolve(
         if let Some(path) = script(&pipeline.dir, &argument.value) {
             scripts += 1;
             let digest = digest(store, &path).map_err(|e| vec![fault(pipeline, stage, &e)])?;
-            resolved.code.insert(logical(&argument.value), digest);
+            resolved.add_code(&logical(&argument.value), &path, digest);
         }
     }
     globs(pipeline, store, stage, &mut resolved)?;
@@ -164,7 +184,10 @@ fn fault(pipeline: &Pipeline, stage: &StageConfig, error: &crate::cache::CacheEr
 }
 
 fn text_variable(surroundings: &Surroundings, name: &str) -> Option<String> {
-    surroundings.variable(name).map(|v| v.to_string_lossy().into_owned())
+    use std::os::unix::ffi::OsStrExt;
+    let value = surroundings.variable(name)?;
+    // Two values must not look the same in a key.
+    Some(value.to_str().map_or_else(|| format!("bytes {}", hex::encode(value.as_bytes())), str::to_owned))
 }
 
 fn digest(store: &Store, path: &Path) -> crate::cache::Result<String> {
@@ -213,7 +236,7 @@ fn globs(
                 continue;
             }
             let digest = digest(store, entry.path()).map_err(|e| at(e.to_string()))?;
-            resolved.code.insert(relative.to_string_lossy().into_owned(), digest);
+            resolved.add_code(&relative.to_string_lossy(), entry.path(), digest);
             found += 1;
         }
         if found == 0 {

@@ -7,7 +7,7 @@ const HEAD: &str = "[stage.a]\nrun = [\"sh\", \"-c\", \"echo ran >> $SIDE; echo 
 /// Every case: what is added to a good pipeline (which ends with line 5), what the error says.
 #[test]
 fn faults_are_placed_and_explained() {
-    let cases: [(&str, &[&str]); 26] = [
+    let cases: [(&str, &[&str]); 34] = [
         ("secrets = [\"T\"]\nenv = [\"T\"]", &["6:11: `T` is a secret and also stands in `env`"]),
         (
             "params = { n = 1 }\nmatrix = { n = [1, 2] }",
@@ -38,6 +38,20 @@ fn faults_are_placed_and_explained() {
         ),
         ("[stage.b]\nrun = [\"sh\"]\noutputs = [\"live\"]", &["8:12: `live` can't be an output"]),
         ("[stage.b]\nrun = [\"sh\"]\noutputs = [\"o\", \"o\"]", &["8:17: the output `o` is named twice"]),
+        ("timeout = \"9999999999999d\"", &["6:11: `9999999999999d` is longer than 100 years"]),
+        ("grace = \"200000000000d\"", &["6:9: `200000000000d` is longer"]),
+        ("params = { \"a/b\" = 1 }", &["6:12: `a/b` can't be the name of a parameter"]),
+        ("matrix = { \"../up\" = [1] }", &["6:12: `../up` can't be the name of a parameter"]),
+        (
+            "matrix = { a = [1,2,3,4,5,6,7,8,9,0], b = [1,2,3,4,5,6,7,8,9,0], c = [1,2,3,4,5,6,7,8,9,0], d = [1,2,3,4,5,6,7,8,9,0], e = [1, 2] }",
+            &["6:12: the matrix has too many combinations"],
+        ),
+        (
+            "matrix = { a = [\"long-value-long-value-long-value-long-value-long-value-long-value-long-value-long-value-long-value-long-value-long-value-long-value-\"], b = [\"long-value-long-value-long-value-long-value-long-value-long-value-long-value-long-value-long-value-long-value-long-value-long-value-\"] }",
+            &["6:12: the names of the matrix's instances would be too long"],
+        ),
+        ("[view]\n\"experiment.json\" = \"a.o/x\"", &["7:1: `experiment.json` can't be a path of the view"]),
+        ("[view]\n\"stages/a\" = \"a.o/x\"", &["7:1: `stages/a` can't be a path of the view"]),
         ("timeout = \"soon\"", &["6:11: `soon` is not a duration"]),
         ("resources = { cpu = 1 }", &["6:15: unknown key `cpu` in `resources`", "did you mean `cpus`?"]),
         ("repeat = -1", &["6:10: `repeat` must lie in"]),
@@ -84,7 +98,20 @@ fn the_file_itself() {
     project.runner(&["run"]).expect(2).says("`schema` is missing");
     project.runner(&["run", "elsewhere.toml"]).expect(2).says("elsewhere.toml: can't read the pipeline");
     std::fs::write(project.path("pipeline.toml"), [0xff, 0xfe]).unwrap();
-    project.runner(&["run"]).expect(2).says("UTF-8");
+    project.runner(&["run"]).expect(2).says("pipeline.toml:1:1: the byte 0xff is not UTF-8");
+    std::fs::write(project.path("pipeline.toml"), b"schema = 1\n# \xe4").unwrap();
+    project.runner(&["run"]).expect(2).says("pipeline.toml:2:3: the byte 0xe4 is not UTF-8");
+    project.runner(&["run", "/dev/zero"]).expect(2).says("larger than 16 MiB");
+    project.runner(&["run", "."]).expect(2).says("name the file in it");
+    let deep = format!("schema = 1\nx = {}1{}", "[".repeat(100_000), "]".repeat(100_000));
+    std::fs::write(project.path("pipeline.toml"), deep).unwrap();
+    project.runner(&["run"]).expect(2).says("pipeline.toml:2:");
+    let dotted = format!("schema = 1\n[stage.a.params]\n{}x = 1", "a.".repeat(50_000));
+    std::fs::write(project.path("pipeline.toml"), dotted).unwrap();
+    project.runner(&["run"]).expect(2).says("pipeline.toml:");
+    let many: String = (0..50_000).map(|i| format!("k{i} = 1\n")).collect();
+    std::fs::write(project.path("pipeline.toml"), format!("schema = 1\n[stage.a]\n{many}")).unwrap();
+    project.runner(&["run"]).expect(2).says("pipeline.toml:3:1: unknown key");
 }
 
 #[test]
@@ -125,6 +152,12 @@ fn the_command_line_has_suggestions_too() {
         .says("there is no stage `cout`")
         .says("did you mean `count`?");
     project.runner(&["run", "--set", "cout.unit=1"]).expect(2).says("did you mean `count`?");
+    project
+        .runner(&["run", "--set", "count.unt=1"])
+        .expect(2)
+        .says("is no parameter")
+        .says("did you mean `unit`?");
+    project.runner(&["run", "--set", "copy.unit=1"]).expect(2).says("the stage has no `params`");
     project.runner(&["run", "--set", "unit=1"]).expect(2).says("is not STAGE.PARAM=VALUE");
     project.runner(&["run", "--profile", "x"]).expect(2).says("there is no profile `x`");
     project.runner(&["run", "--experiment", "../up"]).expect(2).says("can't be the name of an experiment");

@@ -147,6 +147,16 @@ outputs = ["o"]
     let fault = project.runner(&["run", "--format", "json", "--only", "x"]).expect(2);
     let fault: Value = serde_json::from_str(fault.out.trim()).unwrap();
     assert_eq!(fault["exit_code"], 2);
+    for arguments in
+        [&["run", "--format", "json", "--nonsense"][..], &["plan", "--format=json", "--only"][..]]
+    {
+        let fault: Value = serde_json::from_str(project.runner(arguments).expect(2).out.trim()).unwrap();
+        assert_eq!(
+            (&fault["event"], &fault["exit_code"]),
+            (&Value::from("error"), &Value::from(2)),
+            "{arguments:?}"
+        );
+    }
 }
 
 fn gated(passed: bool, enforce: bool) -> Project {
@@ -190,6 +200,13 @@ fn an_unmet_gate_exits_4_or_is_only_reported() {
     project.write("gates.json", "not json");
     project.runner(&["run", "--force", "report"]).expect(3).says("gates.json: not a gates file");
     project.runner(&["status"]).expect(0).says("failed");
+    let project = gated(false, true);
+    project.write("gates.json", r#"{"passed": false, "by": "hand"}"#);
+    project.runner(&["run"]).expect(4).says("NOT met");
+    project.write("gates.json", r#"{"passed": "no"}"#);
+    let faulty = project.runner(&["run", "--force", "report"]).expect(3);
+    faulty.says("`passed` is neither true nor false").says("report: experiments/");
+    assert!(project.newest().join("reproducibility.lock").exists());
 }
 
 const EVALUATED: &str = r#"

@@ -5,6 +5,7 @@ mod cache;
 mod config;
 mod crash;
 mod flow;
+mod hostile;
 mod process;
 mod protocol;
 mod purity;
