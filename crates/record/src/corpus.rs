@@ -151,6 +151,9 @@ pub struct Leakage {
     pub exact: u64,
     pub normalized: u64,
     pub ngram13: u64,
+    /// Nearly the same function, by 5-grams with or without names.
+    #[serde(default)]
+    pub near: u64,
     /// Highest 5-gram Jaccard similarity of a holdout row to a training row, with the two ids.
     pub nearest: Vec<Neighbour>,
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use record::compile::{CompileResult, TestFacts};
 use record::corpus::{CorpusRow, RowMetadata};
+use record::generation::{FinishReason, Sample};
 use record::mutation::SampleResult;
 use scores::bootstrap::Ratio;
 
@@ -25,6 +26,8 @@ pub(crate) struct Function<'i> {
     /// Both `None` when nothing was generated for it: that counts as a failure.
     pub(crate) compile: Option<&'i CompileResult>,
     pub(crate) run: Option<&'i SampleResult>,
+    /// `None` too when the samples were not given.
+    pub(crate) sample: Option<&'i Sample>,
 }
 
 impl<'i> Function<'i> {
@@ -39,6 +42,11 @@ impl<'i> Function<'i> {
     /// Facts of a sample that parses and holds at least one test.
     pub(crate) fn facts_of_tests(&self) -> Option<&'i TestFacts> {
         self.facts().filter(|facts| !facts.test_names.is_empty())
+    }
+
+    /// A sample for which the model ran: its prompt was not too long.
+    pub(crate) fn is_generated(&self) -> bool {
+        self.sample.is_some_and(|s| s.finish_reason != FinishReason::PromptTooLong)
     }
 
     pub(crate) fn parses(&self) -> bool {
@@ -91,11 +99,14 @@ impl<'i> Cohort<'i> {
             .filter(|s| is_first(s.sample_idx, s.round))
             .map(|s| (&*s.task_id, s))
             .collect();
+        let samples = evaluation.samples.iter().filter(|s| is_first(s.sample_idx, s.round));
+        let sample: BTreeMap<&str, &Sample> = samples.map(|s| (&*s.task_id, s)).collect();
         let function = |row: &'i CorpusRow, split| Function {
             row,
             split,
             compile: compile.get(&*row.id).copied(),
             run: run.get(&*row.id).copied(),
+            sample: sample.get(&*row.id).copied(),
         };
         let holdout = corpus.holdout.iter().map(|row| function(row, Split::Holdout));
         let stress = corpus.stress.iter().map(|row| function(row, Split::Stress));

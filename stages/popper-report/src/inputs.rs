@@ -1,7 +1,7 @@
 //! Reading what the report is made from, and the digests that its evidence quotes.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use record::Map;
 use record::compile::{COMPILE_SCHEMA_VERSION, CompileResults};
@@ -16,6 +16,8 @@ use record::training::{
     StepRecord, TRAINING_SCHEMA_VERSION, TrainingManifest, TrainingMetrics, ValidationRecord,
 };
 use stage_kit::{Context, Result, StageError, digest, files};
+
+use crate::consistency;
 
 /// Everything the report knows.
 #[derive(Debug)]
@@ -39,15 +41,26 @@ pub(crate) struct Inputs {
 #[derive(Debug, Clone)]
 pub(crate) struct With<T> {
     pub(crate) value: T,
+    pub(crate) path: PathBuf,
     pub(crate) evidence: Evidence,
 }
 
 #[derive(Debug)]
 pub(crate) struct Corpus {
     pub(crate) holdout: Vec<CorpusRow>,
+    pub(crate) holdout_path: PathBuf,
     pub(crate) stress: Vec<CorpusRow>,
+    pub(crate) stress_path: PathBuf,
     pub(crate) manifest: Option<CorpusManifest>,
     pub(crate) evidence: Vec<Evidence>,
+}
+
+impl Corpus {
+    /// Holdout and stress rows, each with the file that it stands in.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = (&CorpusRow, &Path)> {
+        let holdout = self.holdout.iter().map(|row| (row, self.holdout_path.as_path()));
+        holdout.chain(self.stress.iter().map(|row| (row, self.stress_path.as_path())))
+    }
 }
 
 /// One model's samples, compiled and run.
@@ -55,6 +68,7 @@ pub(crate) struct Corpus {
 pub(crate) struct Evaluation {
     /// Empty for base and repeat when their samples were not given.
     pub(crate) samples: Vec<Sample>,
+    pub(crate) samples_path: PathBuf,
     pub(crate) samples_evidence: Option<Evidence>,
     pub(crate) compile: With<CompileResults>,
     pub(crate) mutation: With<TestResults>,
@@ -69,6 +83,8 @@ pub(crate) struct Training {
     pub(crate) validations: Vec<ValidationRecord>,
     /// Every `.safetensors` file of the adapter's (or model's) folder.
     pub(crate) weights: Vec<Evidence>,
+    /// The folder of the weights.
+    pub(crate) place: Option<PathBuf>,
     pub(crate) manifest: Option<TrainingManifest>,
 }
 
@@ -97,7 +113,7 @@ impl Inputs {
             lock,
             baseline: baseline(context)?,
         };
-        same_adapter(&inputs.tuned, &inputs.training)?;
+        consistency::check(&inputs, context)?;
         Ok(inputs)
     }
 }
@@ -115,7 +131,7 @@ fn corpus(context: &Context) -> Result<Corpus> {
         .transpose()?;
     if holdout.value.is_empty() {
         return Err(StageError::failed("the holdout is empty: there is nothing to judge")
-            .at(dir.join("holdout.jsonl").display().to_string())
+            .at(holdout.path.display().to_string())
             .next("build the corpus with holdout functions"));
     }
     let mut evidence = vec![holdout.evidence];
@@ -123,6 +139,8 @@ fn corpus(context: &Context) -> Result<Corpus> {
     evidence.extend(manifest.as_ref().map(|m| m.evidence.clone()));
     Ok(Corpus {
         holdout: holdout.value,
+        holdout_path: holdout.path,
+        stress_path,
         stress: stress.map_or(Vec::new(), |s| s.value),
         manifest: manifest.map(|m| m.value),
         evidence,
@@ -142,15 +160,14 @@ fn evaluation(context: &Context, suffix: &str, required: bool) -> Result<Option<
     let sampled = if required { Some(context.input(&samples)?) } else { context.optional_input(&samples)? };
     let sampled: Option<With<Vec<Sample>>> = sampled.map(|dir| read_samples(dir, &samples)).transpose()?;
     let selected = results.join("selected.jsonl");
-    let evaluation = Evaluation {
+    Ok(Some(Evaluation {
         samples_evidence: sampled.as_ref().map(|s| s.evidence.clone()),
+        samples_path: sampled.as_ref().map(|s| s.path.clone()).unwrap_or_default(),
         samples: sampled.map_or(Vec::new(), |s| s.value),
         compile: versioned(&compiled, &compile, COMPILE_SCHEMA_VERSION)?,
         mutation: versioned(&results.join("test_results.json"), &mutation, MUTATION_SCHEMA_VERSION)?,
         selected: selected.exists().then(|| jsonl(&selected, &mutation)).transpose()?,
-    };
-    belongs_together(&evaluation, &compiled, &results.join("test_results.json"))?;
-    Ok(Some(evaluation))
+    }))
 }
 
 /// The samples, which must be the bytes that their manifest was written for.
@@ -169,49 +186,6 @@ fn read_samples(dir: &Path, input: &str) -> Result<With<Vec<Sample>>> {
     Ok(samples)
 }
 
-/// The samples must come from the adapter whose training the report shows.
-fn same_adapter(evaluation: &Evaluation, training: &Training) -> Result<()> {
-    let Some(weights) = training.weights.iter().find(|e| e.path.ends_with("/adapter_model.safetensors"))
-    else {
-        return Ok(());
-    };
-    let is_other = |s: &&Sample| s.adapter_sha256.as_ref() != Some(&weights.sha256);
-    match evaluation.samples.iter().find(is_other) {
-        None => Ok(()),
-        Some(sample) => Err(StageError::failed(format!(
-            "sample {} of `{}` was not generated with this adapter",
-            sample.sample_idx, sample.task_id
-        ))
-        .at(weights.path.clone())
-        .next("give the adapter that the samples were generated with")),
-    }
-}
-
-/// Every sample must have been compiled, and everything compiled must have been run (or found not to compile).
-fn belongs_together(evaluation: &Evaluation, compile: &Path, mutation: &Path) -> Result<()> {
-    type Key<'a> = (&'a str, u32, u32);
-    let compiled: Vec<Key<'_>> =
-        evaluation.compile.value.samples.iter().map(|s| (&*s.task_id, s.sample_idx, s.round)).collect();
-    let run: Vec<Key<'_>> =
-        evaluation.mutation.value.samples.iter().map(|s| (&*s.task_id, s.sample_idx, s.round)).collect();
-    let sampled: Vec<Key<'_>> =
-        evaluation.samples.iter().map(|s| (&*s.task_id, s.sample_idx, s.round)).collect();
-    let check = |needed: &[Key<'_>], there: &[Key<'_>], path: &Path| {
-        let there: std::collections::BTreeSet<_> = there.iter().collect();
-        match needed.iter().find(|key| !there.contains(key)) {
-            None => Ok(()),
-            Some((task, idx, round)) => Err(StageError::failed(format!(
-                "no result for sample {idx} of round {round} of `{task}`: the inputs are of different runs"
-            ))
-            .at(path.display().to_string())
-            .next("give samples, compile and mutation results that were made from one another")),
-        }
-    };
-    check(&sampled, &compiled, compile)?;
-    check(&compiled, &run, mutation)?;
-    check(&run, &compiled, compile)
-}
-
 fn training(context: &Context, suffix: &str) -> Result<Training> {
     let (adapter, checkpoints) = (format!("adapter{suffix}"), format!("checkpoints{suffix}"));
     let mut training = Training::default();
@@ -224,6 +198,7 @@ fn training(context: &Context, suffix: &str) -> Result<Training> {
     }
     if let Some(dir) = context.optional_input(&adapter)? {
         training.weights = weights(dir, &adapter)?;
+        training.place = Some(dir.to_owned());
         let manifest = ["training_manifest.json", "manifest.json"].map(|name| dir.join(name));
         if let Some(path) = manifest.iter().find(|path| path.exists()) {
             training.manifest = Some(files::read_versioned(path, TRAINING_SCHEMA_VERSION)?);
@@ -266,7 +241,7 @@ fn lock(context: &Context) -> Result<Option<With<ReproducibilityLock>>> {
             .at(format!("{}{line}", path.display()))
             .next("give the `reproducibility.lock` of an experiment's folder")
     })?;
-    Ok(Some(With { value, evidence: evidence(&path, "lock")? }))
+    Ok(Some(With { value, evidence: evidence(&path, "lock")?, path }))
 }
 
 fn folders(context: &Context) -> Result<Map<String>> {
@@ -308,17 +283,18 @@ fn baseline(context: &Context) -> Result<Option<Report>> {
 }
 
 /// The input itself when it is a file, the file of that name in it when it is a folder.
-fn in_folder(context: &Context, input: &str, name: &str) -> Result<Option<std::path::PathBuf>> {
+fn in_folder(context: &Context, input: &str, name: &str) -> Result<Option<PathBuf>> {
     let path = context.optional_input(input)?;
     Ok(path.map(|path| if path.is_dir() { path.join(name) } else { path.to_owned() }))
 }
 
 fn versioned<T: serde::de::DeserializeOwned>(path: &Path, input: &str, version: u32) -> Result<With<T>> {
-    Ok(With { value: files::read_versioned(path, version)?, evidence: evidence(path, input)? })
+    let value = files::read_versioned(path, version)?;
+    Ok(With { value, path: path.to_owned(), evidence: evidence(path, input)? })
 }
 
 fn jsonl<T: serde::de::DeserializeOwned>(path: &Path, input: &str) -> Result<With<Vec<T>>> {
-    Ok(With { value: files::read_jsonl(path)?, evidence: evidence(path, input)? })
+    Ok(With { value: files::read_jsonl(path)?, path: path.to_owned(), evidence: evidence(path, input)? })
 }
 
 fn evidence(path: &Path, input: &str) -> Result<Evidence> {

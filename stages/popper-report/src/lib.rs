@@ -5,6 +5,7 @@
 
 mod checks;
 mod cohort;
+mod consistency;
 mod hypotheses;
 mod inputs;
 mod measures;

@@ -29,14 +29,10 @@ pub(crate) const MEASURES: [Measure; 12] = [
     Measure { key: "mutation_score", label: "Mutants killed by passing tests", of: |f| f.mutants() },
     Measure {
         key: "branch_coverage",
-        label: "Branches covered",
-        of: |f| covered(f, |c| (c.branches_covered, c.branches)),
+        label: "Branches covered, mean of all functions",
+        of: branches_covered,
     },
-    Measure {
-        key: "line_coverage",
-        label: "Lines covered",
-        of: |f| covered(f, |c| (c.lines_covered, c.lines)),
-    },
+    Measure { key: "line_coverage", label: "Lines covered, mean of all functions", of: lines_covered },
     Measure { key: "bleu4", label: "BLEU-4 to the reference tests", of: |f| similarity(f, |s| s.bleu4) },
     Measure { key: "codebleu", label: "CodeBLEU (strict)", of: |f| similarity(f, |s| s.codebleu) },
     Measure {
@@ -55,28 +51,40 @@ pub(crate) fn pass_of_compiled(f: &Function<'_>) -> Ratio {
     if f.type_checks() { Ratio::hit(f.passes()) } else { Ratio::default() }
 }
 
+/// Share of the function's branches that its passing tests cover; 0 when they do not pass or there are none. Nothing for
+/// a function without branches, and for one that can't be measured.
+pub(crate) fn branches_covered(f: &Function<'_>) -> Ratio {
+    if !f.passes() && f.metadata().complexity <= 1 {
+        return Ratio::default();
+    }
+    covered(f, |c| (c.branches_covered, c.branches))
+}
+
+/// The same for its lines.
+pub(crate) fn lines_covered(f: &Function<'_>) -> Ratio {
+    covered(f, |c| (c.lines_covered, c.lines))
+}
+
 fn covered(f: &Function<'_>, of: impl Fn(&Coverage) -> (u32, u32)) -> Ratio {
-    f.run.and_then(|run| run.coverage.as_ref()).map_or(Ratio::default(), |coverage| {
-        let (covered, all) = of(coverage);
-        Ratio::new(f64::from(covered), f64::from(all))
-    })
+    if !f.passes() {
+        return Ratio::hit(false);
+    }
+    f.run.and_then(|run| run.coverage.as_ref()).map_or(Ratio::default(), |c| share(of(c)))
+}
+
+/// What the function's reference tests cover of it, of the functions whose generated tests pass.
+pub(crate) fn covered_by_reference(f: &Function<'_>, of: impl Fn(&Coverage) -> (u32, u32)) -> Ratio {
+    let coverage = f.run.filter(|_| f.passes()).and_then(|run| run.coverage.as_ref());
+    coverage.map_or(Ratio::default(), |c| share(of(c)))
+}
+
+fn share((covered, all): (u32, u32)) -> Ratio {
+    if all == 0 { Ratio::default() } else { Ratio::new(f64::from(covered) / f64::from(all), 1.0) }
 }
 
 fn similarity(f: &Function<'_>, of: impl Fn(&Similarity) -> f64) -> Ratio {
     let similarity = f.compile.and_then(|c| c.similarity.as_ref());
     similarity.map_or(Ratio::default(), |s| Ratio::new(of(s), 1.0))
-}
-
-/// Branches (or lines) that the generated tests cover beyond the function's own tests.
-pub(crate) fn coverage_delta(f: &Function<'_>, lines: bool) -> Ratio {
-    f.run.and_then(|run| run.coverage.as_ref()).map_or(Ratio::default(), |c| {
-        let (now, before, all) = if lines {
-            (c.lines_covered, c.lines_covered_baseline, c.lines)
-        } else {
-            (c.branches_covered, c.branches_covered_baseline, c.branches)
-        };
-        Ratio::new(f64::from(now) - f64::from(before), f64::from(all))
-    })
 }
 
 /// Of the assured suite: which functions have one, and the mutants that it kills. In the order of the functions.

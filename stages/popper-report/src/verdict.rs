@@ -227,8 +227,8 @@ pub(crate) fn sentence(subject: &Subject<'_>, report: &Report) -> String {
     let broken = checks::broken_controls(&subject.inputs.tuned.mutation.value.controls);
     if !broken.is_empty() {
         return format!(
-            "The harness is not to be trusted: the control “{}” came out wrong, so nothing that rests on running tests was counted.",
-            broken.join("”, “")
+            "The harness is not to be trusted: a control does not hold ({}), so nothing that rests on running tests was counted.",
+            broken.join("; ")
         );
     }
     let named = |verdict: CheckVerdict| -> Vec<&str> {

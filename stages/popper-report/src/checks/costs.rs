@@ -14,9 +14,10 @@ fn one(value: f64, unit: &str) -> Measured {
     Measured { value, unit: unit.to_owned(), interval95: None, n: None }
 }
 
-/// Peak GPU memory of the training in GiB.
+/// Peak GPU memory of the training in GiB. A reading of 0 is no reading: a process on a GPU holds some.
 pub(crate) fn gpu_memory_gib(subject: &Subject<'_>) -> Option<f64> {
-    subject.inputs.log.as_ref()?.value.peak_vram_bytes.map(|bytes| bytes as f64 / GIB)
+    let bytes = subject.inputs.log.as_ref()?.value.peak_vram_bytes?;
+    (bytes > 0).then_some(bytes as f64 / GIB)
 }
 
 pub(super) fn gpu_memory(subject: &Subject<'_>) -> Finding {
@@ -33,6 +34,9 @@ pub(super) fn gpu_memory(subject: &Subject<'_>) -> Finding {
 pub(super) fn training_time(subject: &Subject<'_>) -> Finding {
     let Some(log) = &subject.inputs.log else { return Finding::missing("log") };
     let hours = log.value.wall_s / 3600.0;
+    if hours <= 0.0 || log.value.steps == 0 {
+        return Finding::not_tested("the log holds no time of a training").with([&log.evidence]);
+    }
     if log.value.interrupted_and_resumed && hours < HOURS_MAX {
         return Finding::not_tested(
             "training was interrupted and resumed: the time of all its parts is not known",
@@ -48,11 +52,26 @@ pub(super) fn latency(subject: &Subject<'_>) -> Finding {
     let holdout: std::collections::BTreeSet<&str> =
         subject.inputs.corpus.holdout.iter().map(|row| &*row.id).collect();
     let first = timings.value.iter().filter(|t| t.sample_idx == 0 && holdout.contains(&*t.task_id));
-    let seconds: Vec<f64> = first.map(|t| t.latency_ms / 1e3).collect();
+    let mut timed = std::collections::BTreeSet::new();
+    let mut seconds = Vec::new();
+    // A repair round draws again for the same task: the first time counts.
+    for timing in first.filter(|t| t.latency_ms > 0.0) {
+        if timed.insert(&*timing.task_id) {
+            seconds.push(timing.latency_ms / 1e3);
+        }
+    }
     let Some(p50) = quantile(&seconds, 0.5) else {
         return Finding::not_tested("no first sample of a holdout function was timed")
             .with([&timings.evidence]);
     };
+    let generated = subject.tuned.holdout().iter().filter(|f| f.is_generated()).count();
+    if seconds.len() < generated {
+        return Finding::not_tested(format!(
+            "{} of {generated} first samples were timed: the median of the rest is not known",
+            seconds.len()
+        ))
+        .with([&timings.evidence]);
+    }
     let p95 = quantile(&seconds, 0.95).unwrap_or(p50);
     let device = subject.inputs.generation.as_ref().map_or("an unnamed device", |g| &g.device);
     let measured =

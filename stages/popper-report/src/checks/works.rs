@@ -4,7 +4,9 @@ use scores::bootstrap::{self, Ratio};
 
 use super::{Finding, Subject};
 use crate::cohort::{Function, Split};
-use crate::measures::{Rates, coverage_delta, lint_clean, pass_of_compiled};
+use crate::measures::{
+    Rates, branches_covered, covered_by_reference, lines_covered, lint_clean, pass_of_compiled,
+};
 
 const PERCENT: &str = "%";
 
@@ -114,19 +116,22 @@ pub(super) fn passes(s: &Subject<'_>) -> Finding {
 
 pub(super) fn kills(s: &Subject<'_>) -> Finding {
     let evidence = [&s.inputs.tuned.mutation.evidence];
-    let rates = Rates::of(&s.tuned.holdout(), |f| f.mutants(), s.seed);
+    let holdout = s.tuned.holdout();
+    let rates = Rates::of(&holdout, |f| f.mutants(), s.seed);
     let Some(measured) = rates.measured(PERCENT, 100.0) else {
         return Finding::not_tested("no suite passes, or its function has no mutant that compiles")
             .with(evidence);
     };
-    let viable: Vec<&Ratio> = rates.ratios.iter().filter(|r| r.denominator > 0.0).collect();
-    let killing = viable.iter().filter(|r| r.numerator > 0.0).count();
-    let mutants: f64 = viable.iter().map(|r| r.denominator).sum();
-    let killed: f64 = viable.iter().map(|r| r.numerator).sum();
-    let share = killing as f64 / viable.len() as f64;
+    let (killed, mutants) =
+        rates.ratios.iter().fold((0.0, 0.0), |(k, n), r| (k + r.numerator, n + r.denominator));
+    // Rows of the corpus have mutants that compile, or they would not be rows: only what ran can show otherwise.
+    let with_mutants = holdout.iter().filter(|f| !f.passes() || f.mutants().denominator > 0.0).count();
+    let killing = rates.ratios.iter().filter(|r| r.numerator > 0.0).count();
+    let share = killing as f64 / with_mutants.max(1) as f64;
     let detail = format!(
-        "{killed} of {mutants} mutants killed; {killing} of {} suites that pass kill at least one ({:.0} %)",
-        viable.len(),
+        "{killed} of {mutants} mutants killed by {} suites that pass; {killing} of {with_mutants} functions with mutants \
+         have a suite that kills at least one ({:.0} %)",
+        rates.n(),
         share * 100.0
     );
     Finding::new(measured.value >= 70.0 && share >= 0.90, Some(measured), detail).with(evidence)
@@ -156,26 +161,37 @@ pub(super) fn tautologies(s: &Subject<'_>) -> Finding {
 }
 
 pub(super) fn branches(s: &Subject<'_>) -> Finding {
-    coverage(s, false, 5.0, "branches")
+    let reference = |f: &Function<'_>| covered_by_reference(f, |c| (c.branches_covered_baseline, c.branches));
+    coverage(s, branches_covered, reference, 5.0, "branches")
 }
 
 pub(super) fn lines(s: &Subject<'_>) -> Finding {
-    coverage(s, true, 10.0, "lines")
+    let reference = |f: &Function<'_>| covered_by_reference(f, |c| (c.lines_covered_baseline, c.lines));
+    coverage(s, lines_covered, reference, 10.0, "lines")
 }
 
-fn coverage(s: &Subject<'_>, of_lines: bool, least: f64, what: &str) -> Finding {
+/// Measured from no test at all: the model is given none, and the reference tests are held back.
+fn coverage(
+    s: &Subject<'_>,
+    of: fn(&Function<'_>) -> Ratio,
+    reference: impl Fn(&Function<'_>) -> Ratio,
+    least: f64,
+    what: &str,
+) -> Finding {
     let evidence = [&s.inputs.tuned.mutation.evidence];
-    let rates = Rates::of(&s.tuned.holdout(), |f| coverage_delta(f, of_lines), s.seed);
-    let Some(measured) = rates.measured("pp", 100.0) else {
-        return Finding::not_tested(format!("no suite was measured for {what}")).with(evidence);
+    let holdout = s.tuned.holdout();
+    let reference = Rates::of(&holdout, reference, s.seed);
+    let Some(by_reference) = bootstrap::rate(&reference.ratios) else {
+        return Finding::not_tested(format!("no suite that passes was measured for {what}")).with(evidence);
     };
-    let all: f64 = rates.ratios.iter().map(|r| r.denominator).sum();
+    let measured = Rates::of(&holdout, of, s.seed).measured("pp", 100.0);
     let detail = format!(
-        "of {all} {what} in {} functions whose suite ran; baseline: the function's own tests, or none",
-        rates.n()
+        "mean share of the {what} of each function, 0 where its suite does not pass; baseline: no test. \
+         Reference tests, which the model does not see, cover {:.1} % in the {} functions whose suite passes",
+        by_reference * 100.0,
+        reference.n()
     );
-    Finding::new(bootstrap::rate(&rates.ratios).is_some_and(|r| r * 100.0 >= least), Some(measured), detail)
-        .with(evidence)
+    Finding::at_least(measured, least, detail).with(evidence)
 }
 
 pub(super) fn edge_cases(s: &Subject<'_>) -> Finding {

@@ -1,18 +1,25 @@
 //! Real generated tests, drawn by the seed: not the best, not the worst.
 
+use std::borrow::Cow;
+
 use record::report::CheckVerdict;
 use scores::philox::Stream;
 
+use super::text::clipped;
 use crate::checks::Subject;
 use crate::cohort::{Function, Split};
 
 /// Purpose of the random stream; 0 is the bootstrap's.
 const PURPOSE: u32 = 1;
+/// Characters of an answer that are shown.
+const SHOWN_MAX: usize = 8_000;
+/// Of a message.
+const MESSAGE_MAX: usize = 300;
 
 pub(super) struct Example<'p> {
     pub(super) function: Function<'p>,
     /// The test code that was compiled, or the whole completion where no code was found in it.
-    pub(super) shown: &'p str,
+    pub(super) shown: Cow<'p, str>,
     pub(super) is_raw: bool,
     pub(super) verdict: CheckVerdict,
     pub(super) outcome: String,
@@ -29,21 +36,16 @@ pub(super) fn choose<'p>(subject: &'p Subject<'p>, n: u32) -> Vec<Example<'p>> {
         pool.swap(i, i + stream.below(left) as usize);
     }
     pool.truncate(n);
-    pool.into_iter().map(|function| example(subject, function)).collect()
+    pool.into_iter().map(example).collect()
 }
 
-fn example<'p>(subject: &'p Subject<'p>, function: Function<'p>) -> Example<'p> {
+fn example(function: Function<'_>) -> Example<'_> {
     let tests = function.compile.map_or("", |c| c.tests.as_str());
     let is_raw = tests.trim().is_empty();
-    let raw = subject
-        .inputs
-        .tuned
-        .samples
-        .iter()
-        .find(|s| s.task_id == function.row.id && s.sample_idx == 0 && s.round == 0)
-        .map_or("", |s| s.completion.as_str());
+    let raw = function.sample.map_or("", |s| s.completion.as_str());
     let (verdict, outcome) = outcome(&function);
-    Example { function, shown: if is_raw { raw } else { tests }, is_raw, verdict, outcome }
+    let shown = clipped(if is_raw { raw } else { tests }.trim_end(), SHOWN_MAX);
+    Example { function, shown, is_raw, verdict, outcome }
 }
 
 fn outcome(function: &Function<'_>) -> (CheckVerdict, String) {
@@ -54,11 +56,11 @@ fn outcome(function: &Function<'_>) -> (CheckVerdict, String) {
         error.map_or(String::new(), |d| {
             let code = d.code.as_ref().map_or(String::new(), |c| format!("{c}: "));
             let line = d.span.map_or(String::new(), |s| format!(" (line {})", s.line_start));
-            format!(": {code}{}{line}", d.message)
+            format!(": {code}{}{line}", clipped(&d.message, MESSAGE_MAX))
         })
     };
     if let Some(reason) = &compile.refused {
-        return bad(format!("refused: {reason}"));
+        return bad(format!("refused: {}", clipped(reason, MESSAGE_MAX)));
     }
     if !compile.parses {
         return bad(format!("does not parse{}", first_error()));

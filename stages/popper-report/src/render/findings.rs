@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use record::mutation::Verdict;
 
+use super::text::clipped;
 use crate::cohort::{Cohort, Function};
 
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub(super) struct Findings {
 }
 
 const ERRORS_MAX: usize = 8;
+/// Characters of a compiler's message that are shown; it may quote a whole line of generated code.
+const MESSAGE_MAX: usize = 300;
 
 impl Findings {
     pub(super) fn of(cohort: &Cohort<'_>) -> Self {
@@ -50,7 +53,8 @@ fn errors(holdout: &[Function<'_>]) -> Vec<(String, usize, String)> {
             found.entry(code).or_insert((0, message)).0 += 1;
         }
     }
-    let mut list: Vec<_> = found.into_iter().map(|(code, (n, message))| (code, n, message)).collect();
+    let shown = |message: &str| clipped(message, MESSAGE_MAX).into_owned();
+    let mut list: Vec<_> = found.into_iter().map(|(code, (n, message))| (code, n, shown(&message))).collect();
     list.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(&b.0)));
     list.truncate(ERRORS_MAX);
     list

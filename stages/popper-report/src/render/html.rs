@@ -19,12 +19,12 @@ impl Page<'_> {
             out,
             "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
              <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>{title}</title>\n\
-             <style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n<header>\n<h1>{title}</h1>\n\
+             <style>\n{STYLE}</style>\n</head>\n<body>\n<div class=\"page\">\n<header>\n<h1>{title}</h1>\n\
              <p class=\"verdict\">{}</p>\n",
             esc(&self.sentence)
         );
         self.html_head(&mut out);
-        out.push_str("</header>\n");
+        out.push_str("</header>\n<main>\n");
         self.html_regression(&mut out);
         self.html_checks(&mut out);
         self.html_losses_on_the_way(&mut out);
@@ -38,8 +38,8 @@ impl Page<'_> {
         self.html_examples(&mut out);
         self.html_provenance(&mut out);
         out.push_str(
-            "<footer>A check is a claim that was tried and could have failed. What was not tested scores nothing. \
-             The first greedy answer for each function decides; intervals are 95 %.</footer>\n</main>\n</body>\n</html>\n",
+            "</main>\n<footer>A check is a claim that was tried and could have failed. What was not tested scores nothing. \
+             The first greedy answer for each function decides; intervals are 95 %.</footer>\n</div>\n</body>\n</html>\n",
         );
         out
     }
@@ -95,9 +95,10 @@ impl Page<'_> {
         for (letter, name) in GROUPS {
             let _ = write!(
                 out,
-                "<h3>{name}</h3>\n<div class=\"scroll\"><table class=\"checks stack\"><thead><tr><th style=\"width:2.6rem\"></th>\
-                 <th>Claim</th><th class=\"m\">Measured</th><th class=\"t\">Threshold</th><th class=\"p r\">Points</th>\
-                 <th class=\"v r\">Verdict</th></tr></thead><tbody>\n"
+                "<h3>{name}</h3>\n<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"{name}: checks\">\
+                 <table class=\"checks stack\"><thead><tr><th scope=\"col\" class=\"i\"><span class=\"sr\">Check</span></th>\
+                 <th scope=\"col\">Claim</th><th scope=\"col\" class=\"m\">Measured</th><th scope=\"col\" class=\"t\">Threshold</th>\
+                 <th scope=\"col\" class=\"p r\">Points</th><th scope=\"col\" class=\"v r\">Verdict</th></tr></thead><tbody>\n"
             );
             for check in self.group(letter) {
                 html_check(out, check);

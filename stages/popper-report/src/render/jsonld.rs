@@ -29,7 +29,7 @@ pub(crate) fn document(subject: &Subject<'_>, report: &Report) -> Value {
                 "sha256": function.metadata().sha256,
                 "license": function.metadata().license,
             }));
-            graph.extend(result(subject, &function));
+            graph.extend(result(&function));
         }
     }
     json!({ "@context": context(), "@graph": graph })
@@ -68,7 +68,7 @@ fn check(check: &record::report::Check) -> Value {
 }
 
 /// The first answer for a function: `None` when there is none.
-fn result(subject: &Subject<'_>, function: &Function<'_>) -> Option<Value> {
+fn result(function: &Function<'_>) -> Option<Value> {
     let compile = function.compile?;
     let tests = sha256_hex(&compile.tests);
     let mut node = json!({
@@ -86,9 +86,7 @@ fn result(subject: &Subject<'_>, function: &Function<'_>) -> Option<Value> {
         node_map.insert("mutantsKilled".to_owned(), json!(mutants.numerator));
         node_map.insert("mutantsViable".to_owned(), json!(mutants.denominator));
     }
-    let samples = &subject.inputs.tuned.samples;
-    let sample = samples.iter().find(|s| s.task_id == function.row.id && s.sample_idx == 0 && s.round == 0);
-    if let Some(sample) = sample {
+    if let Some(sample) = function.sample {
         node_map.insert("model".to_owned(), json!(sha256_id(&sample.model_sha256)));
         node_map.insert("completionSha256".to_owned(), json!(sha256_hex(&sample.completion)));
         if let Some(adapter) = &sample.adapter_sha256 {

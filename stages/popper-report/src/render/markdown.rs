@@ -16,7 +16,11 @@ impl Page<'_> {
         let report = self.report;
         let mut out = format!(
             "# {}\n\n**{}**\n\nScore: **{} of 100**, grade **{}**; {} points not tested.\n\n",
-            self.params.title, self.sentence, report.score, report.grade, report.points_not_tested
+            cell(&self.params.title),
+            cell(&self.sentence),
+            report.score,
+            report.grade,
+            report.points_not_tested
         );
         out.push_str("| gate | | measured | verdict |\n| --- | --- | ---: | --- |\n");
         for gate in &report.gates {
@@ -85,7 +89,7 @@ impl Page<'_> {
 
     /// What was expected, what happened, where to look next. Everything in it is read off the results.
     pub(crate) fn hansei(&self) -> String {
-        let mut out = format!("# Hansei\n\n{}\n", self.sentence);
+        let mut out = format!("# Hansei\n\n{}\n", cell(&self.sentence));
         if let Some(drops) = self.drops {
             out.push_str("\n## Against the earlier report\n\n");
             if drops.is_empty() {
@@ -93,7 +97,7 @@ impl Page<'_> {
             } else {
                 out.push_str("Regression of knowledge:\n\n");
                 drops.iter().for_each(|drop| {
-                    let _ = writeln!(out, "- {drop}");
+                    let _ = writeln!(out, "- {}", cell(drop));
                 });
             }
         }
@@ -109,7 +113,7 @@ impl Page<'_> {
         if !self.findings.errors.is_empty() {
             out.push_str("\nMost frequent errors:\n\n");
             for (code, n, message) in &self.findings.errors {
-                let _ = writeln!(out, "- {code} in {n} samples, such as: {}", cell(message));
+                let _ = writeln!(out, "- {} in {n} samples, such as: {}", cell(code), cell(message));
             }
         }
         out
@@ -127,7 +131,10 @@ impl Page<'_> {
             let _ = writeln!(
                 out,
                 "- {} ({} points): {}.{measured} {}.",
-                check.id, check.points, check.claim, check.detail
+                cell(&check.id),
+                check.points,
+                cell(&check.claim),
+                cell(&check.detail)
             );
         }
         if is_empty {

@@ -6,7 +6,7 @@ use record::report::{CheckVerdict, Comparison, Measured};
 
 use super::findings::verdict_word as test_verdict;
 use super::html::badge;
-use super::text::{compared, compared_interval, esc, number, prose, short};
+use super::text::{clipped, compared, compared_interval, esc, number, prose, short};
 use super::{Page, charts};
 use crate::checks;
 use crate::cohort::Function;
@@ -16,11 +16,15 @@ use crate::verdict::{ASSURED_MUTATION_SCORE, ASSURED_YIELD};
 
 /// Opens a table with these column heads; a head that starts with `>` is right-aligned.
 fn table(out: &mut String, heads: &[&str]) {
-    out.push_str("<div class=\"scroll\"><table class=\"stack\"><thead><tr>");
+    let name = heads.iter().map(|head| head.trim_start_matches('>')).collect::<Vec<_>>().join(", ");
+    let _ = write!(
+        out,
+        "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Table: {name}\"><table class=\"stack\"><thead><tr>"
+    );
     for head in heads {
         let _ = match head.strip_prefix('>') {
-            Some(head) => write!(out, "<th class=\"r\">{head}</th>"),
-            None => write!(out, "<th>{head}</th>"),
+            Some(head) => write!(out, "<th scope=\"col\" class=\"r\">{head}</th>"),
+            None => write!(out, "<th scope=\"col\">{head}</th>"),
         };
     }
     out.push_str("</tr></thead><tbody>\n");
@@ -219,7 +223,7 @@ impl Page<'_> {
 
     pub(super) fn html_hypotheses(&self, out: &mut String) {
         out.push_str("<h2>Hypotheses</h2>\n");
-        let heads = ["", "Statement", "Verdict"];
+        let heads = ["Id", "Statement", "Verdict"];
         table(out, &heads);
         let (with_text, without): (Vec<_>, Vec<_>) =
             self.report.hypotheses.iter().partition(|h| !h.statement.is_empty());
@@ -253,15 +257,15 @@ impl Page<'_> {
             let _ = write!(
                 out,
                 "<article class=\"card example\"><h3><span>{}</span>{}</h3><span class=\"detail\">{} · {} · {}</span>\
-                 <div class=\"pair\"><div><div class=\"label-s\">Function</div><pre>{}</pre></div>\
-                 <div><div class=\"label-s\">{what}</div><pre>{}</pre></div></div>",
+                 <div class=\"pair\"><div><div class=\"label-s\">Function</div><pre tabindex=\"0\">{}</pre></div>\
+                 <div><div class=\"label-s\">{what}</div><pre tabindex=\"0\">{}</pre></div></div>",
                 esc(&metadata.item),
                 badge(example.verdict),
                 prose(&example.outcome),
                 esc(stratum),
                 esc(&example.function.row.id),
                 esc(example.function.row.function_code.trim_end()),
-                esc(example.shown.trim_end())
+                esc(&example.shown)
             );
             html_tests(out, &example.function);
             out.push_str("</article>\n");
@@ -323,7 +327,10 @@ impl Page<'_> {
             let l = &manifest.leakage;
             add(
                 "holdout rows found in training",
-                format!("{} exact, {} normalised, {} by 13-grams", l.exact, l.normalized, l.ngram13),
+                format!(
+                    "{} exact, {} normalised, {} by 13-grams, {} nearly the same",
+                    l.exact, l.normalized, l.ngram13, l.near
+                ),
             );
         }
         facts
@@ -335,7 +342,8 @@ fn html_tests(out: &mut String, function: &Function<'_>) {
     out.push_str("<ul class=\"plain\">");
     for test in &run.tests {
         let message = test.message.as_deref().and_then(|m| m.lines().next()).unwrap_or("");
-        let message = if message.is_empty() { String::new() } else { format!(": {}", esc(message)) };
+        let message =
+            if message.is_empty() { String::new() } else { format!(": {}", esc(&clipped(message, 300))) };
         let _ = write!(
             out,
             "<li><code>{}</code> {}<span class=\"soft\">{message}</span></li>",

@@ -12,12 +12,29 @@ pub(super) fn esc(text: &str) -> String {
             '>' => out.push_str("&gt;"),
             '"' => out.push_str("&quot;"),
             '\'' => out.push_str("&#39;"),
-            // Control characters are not allowed in HTML; generated text may hold any.
-            c if c.is_control() && !matches!(c, '\n' | '\t') => out.push('\u{fffd}'),
-            c => out.push(c),
+            c => out.push(shown(c)),
         }
     }
     out
+}
+
+/// A character as it may stand on a page. Generated text may hold any: control characters are not allowed in HTML, and
+/// marks of direction would let a text show itself in another order than it has.
+fn shown(c: char) -> char {
+    let turns =
+        matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let breaks = matches!(c, '\u{2028}' | '\u{2029}');
+    if turns || breaks || (c.is_control() && !matches!(c, '\n' | '\t')) { '\u{fffd}' } else { c }
+}
+
+/// At most `most` characters, with what is left out said.
+pub(super) fn clipped(text: &str, most: usize) -> std::borrow::Cow<'_, str> {
+    match text.char_indices().nth(most) {
+        None => text.into(),
+        Some((end, _)) => {
+            format!("{}… ({} more characters)", &text[..end], text[end..].chars().count()).into()
+        }
+    }
 }
 
 /// Escapes, and sets what stands between backquotes as code.
@@ -39,9 +56,28 @@ pub(super) fn prose(text: &str) -> String {
     out
 }
 
-/// Escapes for a cell of a Markdown table.
+/// Escapes for a line or a table's cell of Markdown: no line break, no HTML, no link or picture, no end of the cell.
+/// What stands between a pair of backquotes stays code.
 pub(super) fn cell(text: &str) -> String {
-    text.replace('|', "\\|").replace(['\n', '\r'], " ").replace('<', "&lt;")
+    let mut out = String::with_capacity(text.len() + 16);
+    let is_paired = text.matches('`').count().is_multiple_of(2) && !text.contains("``");
+    let mut is_code = false;
+    for c in text.chars() {
+        match c {
+            '\n' | '\r' | '\t' => out.push(' '),
+            '|' => out.push_str("\\|"),
+            '`' if is_paired => {
+                is_code = !is_code;
+                out.push(c);
+            }
+            c if is_code => out.push(shown(c)),
+            '<' => out.push_str("&lt;"),
+            '&' => out.push_str("&amp;"),
+            '\\' | '`' | '*' | '[' | ']' | '#' => out.extend(['\\', c]),
+            c => out.push(shown(c)),
+        }
+    }
+    out
 }
 
 /// About three significant digits.
@@ -131,7 +167,12 @@ mod tests {
     #[test]
     fn text_from_a_model_can_not_leave_its_place() {
         assert_eq!(esc("</pre><script>\"'&\u{1b}"), "&lt;/pre&gt;&lt;script&gt;&quot;&#39;&amp;\u{fffd}");
-        assert_eq!(cell("a|b\n<c>"), "a\\|b &lt;c>");
+        assert_eq!(esc("a\u{202e}b\u{2066}"), "a\u{fffd}b\u{fffd}");
+        assert_eq!(cell("a|b\n<c> ![x](y)"), "a\\|b &lt;c> !\\[x\\](y)");
+        assert_eq!(cell("of `a<b>`, not a`b"), "of \\`a&lt;b>\\`, not a\\`b");
+        assert_eq!(cell("the `a<b>` was"), "the `a<b>` was");
+        assert_eq!(clipped("abcdef", 4), "abcd… (2 more characters)");
+        assert_eq!(clipped("äöü", 3), "äöü");
     }
 
     #[test]

@@ -65,7 +65,13 @@ impl Fixture {
     /// The same from (sample index, round, function, fate); `holds` is the planted-bug control's.
     pub(crate) fn samples(&self, suffix: &str, fates: &[(u32, u32, &CorpusRow, Fate)], holds: bool) {
         let fates: Vec<_> = fates.iter().filter(|f| f.3 != Fate::NoSample).collect();
-        let samples = fates.iter().map(|(idx, round, row, fate)| sample(*idx, *round, row, *fate));
+        let weights = fs::read(self.path(&format!("adapter{suffix}/adapter_model.safetensors")));
+        let weights = weights.unwrap_or_else(|_| b"weights".to_vec());
+        let adapter = (suffix != "_base").then(|| sha256_hex(weights));
+        let samples = fates.iter().map(|(idx, round, row, fate)| Sample {
+            adapter_sha256: adapter.clone(),
+            ..sample(*idx, *round, row, *fate)
+        });
         files::write_jsonl(&self.folder(&format!("samples{suffix}")).join("samples.jsonl"), samples).unwrap();
         let isolation = Isolation { level: 2, layers: vec!["rlimits".to_owned()] };
         let compile = CompileResults {
@@ -90,7 +96,8 @@ impl Fixture {
             .unwrap();
         let mutation = self.folder(&format!("mutation{suffix}"));
         files::write_json(&mutation.join("test_results.json"), &results).unwrap();
-        let accepted = fates.iter().filter(|f| f.3 == Fate::Passes);
+        let mut tasks = std::collections::BTreeSet::new();
+        let accepted = fates.iter().filter(|f| f.3 == Fate::Passes && tasks.insert(&f.2.id));
         let accepted = accepted.map(|f| SelectedSuite {
             task_id: f.2.id.clone(),
             samples: vec![SelectedSample { sample_idx: f.0, round: f.1, tests: "t".to_owned(), adds: 8 }],
@@ -152,6 +159,20 @@ impl Fixture {
             sha256_hex("weights")
         );
         fs::write(self.folder("lock").join("reproducibility.lock"), lock).unwrap();
+    }
+
+    /// Changes a JSON file, or the first line of a JSONL file.
+    pub(crate) fn edit(&self, name: &str, change: impl FnOnce(&mut serde_json::Value)) {
+        let text = self.source(name);
+        let (first, rest) =
+            if name.ends_with(".jsonl") { text.split_once('\n').unwrap() } else { (&*text, "") };
+        let mut value = serde_json::from_str(first).unwrap();
+        change(&mut value);
+        fs::write(self.path(name), format!("{value}\n{rest}")).unwrap();
+    }
+
+    pub(crate) fn source(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap()
     }
 
     /// Runs the stage over every folder that was made.
@@ -292,7 +313,7 @@ fn run(sample_idx: u32, round: u32, row: &CorpusRow, fate: Fate) -> SampleResult
             unviable: 5,
             ignored: 2,
         }),
-        coverage: compiled.then_some(Coverage {
+        coverage: passed.then_some(Coverage {
             branches: 4,
             branches_covered: 3,
             branches_covered_baseline: 2,
