@@ -63,7 +63,8 @@ impl Store {
     }
 
     /// Takes a finished file into the store. The file itself becomes read-only and may share its inode with the blob.
-    pub(crate) fn put_blob(&self, file: &Path, meta: &Metadata) -> Result<Entry> {
+    /// Whoever does not want it `durable` syncs by itself.
+    pub(crate) fn put_blob(&self, file: &Path, meta: &Metadata, durable: bool) -> Result<Entry> {
         let executable = is_executable(meta);
         let mode = if executable { 0o555 } else { 0o444 };
         let fail = |action| move |e| CacheError::io(action, file, e);
@@ -81,7 +82,9 @@ impl Store {
         let meta = fs::symlink_metadata(file).map_err(fail("read"))?;
         let digest = hash(file, meta.len()).map_err(fail("read"))?;
         let entry = |digest| Entry::File { digest, size: meta.len(), executable };
-        File::open(file).and_then(|f| f.sync_all()).map_err(fail("sync"))?;
+        if durable {
+            File::open(file).and_then(|f| f.sync_all()).map_err(fail("sync"))?;
+        }
         let blob = self.blob_path(&digest, executable);
         if blob.exists() && self.check_blob(&digest, meta.len(), executable) == Presence::Intact {
             self.seal(&meta, file, &[], &digest);
@@ -94,7 +97,9 @@ impl Store {
         let temporary = self.temporary("blob");
         self.link_or_copy(file, &temporary, mode)?;
         fs::rename(&temporary, &blob).map_err(|e| CacheError::io("write", &blob, e))?;
-        super::sync_dir(shard)?;
+        if durable {
+            super::sync_dir(shard)?;
+        }
         self.seal(&meta, file, &[&blob], &digest);
         Ok(entry(digest))
     }

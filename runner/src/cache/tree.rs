@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 use super::blob::{Presence, is_executable};
 use super::{CacheError, Result, Store};
 
+/// From here on files are not made durable one by one.
+const MANY: usize = 50;
+
 /// A file, a folder or a relative symbolic link, by content.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -128,16 +131,25 @@ impl Store {
     /// # Errors
     /// Names the file that can't be stored: unreadable, a link that leads out, a socket, a full disk.
     pub fn ingest(&self, path: &Path) -> Result<Entry> {
-        self.ingest_at(path, 0)
+        let files = walkdir::WalkDir::new(path).into_iter().take(MANY + 1).count();
+        if files <= MANY {
+            return self.ingest_at(path, 0, true);
+        }
+        // One call for the whole file system instead of several for each file: first what the stage wrote, so that no
+        // blob is there before its content, then the blobs.
+        sync_file_system(path)?;
+        let entry = self.ingest_at(path, 0, false)?;
+        sync_file_system(&self.root)?;
+        Ok(entry)
     }
 
-    fn ingest_at(&self, path: &Path, depth: usize) -> Result<Entry> {
+    fn ingest_at(&self, path: &Path, depth: usize, durable: bool) -> Result<Entry> {
         let meta = fs::symlink_metadata(path).map_err(|e| CacheError::io("read", path, e))?;
         if meta.is_symlink() {
             return link(path, depth);
         }
         if meta.is_file() {
-            return self.put_blob(path, &meta);
+            return self.put_blob(path, &meta, durable);
         }
         if !meta.is_dir() {
             return Err(CacheError::Unsupported {
@@ -147,10 +159,10 @@ impl Store {
         }
         let mut tree = Tree::default();
         for name in names(path)? {
-            let entry = self.ingest_at(&path.join(&name), depth + 1)?;
+            let entry = self.ingest_at(&path.join(&name), depth + 1, durable)?;
             tree.entries.insert(name, entry);
         }
-        self.put_tree(&tree, true)
+        self.put_tree(&tree, durable)
     }
 
     fn put_tree(&self, tree: &Tree, durable: bool) -> Result<Entry> {
@@ -261,4 +273,9 @@ fn names(dir: &Path) -> Result<Vec<String>> {
         found.push(name);
     }
     Ok(found)
+}
+
+fn sync_file_system(path: &Path) -> Result<()> {
+    let synced = fs::File::open(path).and_then(|at| Ok(rustix::fs::syncfs(at)?));
+    synced.map_err(|e| CacheError::io("sync", path, e))
 }

@@ -175,7 +175,8 @@ pub(super) fn status(common: &Common, id: Option<&str>) -> Result<ExitCode> {
 
 fn status_row(dir: &Path, node: &NodeRecord) -> Vec<String> {
     let wall = node.wall_s.map_or(String::new(), seconds);
-    let mut about = node.message.clone().unwrap_or_default();
+    // Why it ran is no news once it is done.
+    let mut about = node.message.clone().filter(|_| node.state != NodeState::Done).unwrap_or_default();
     if node.state == NodeState::Running {
         let events = dir.join("stages").join(&node.name).join("live").join("events.jsonl");
         about = last_progress(&events).unwrap_or(about);

@@ -316,7 +316,9 @@ fn graph_and_status() {
     project.runner(&["graph", "--format", "dot"]).expect(0).says("\"copy\" -> \"count\" [label = \"text\"];");
     project.runner(&["status"]).expect(2).says("no experiment here");
     project.runner(&["run"]).expect(0);
-    project.runner(&["status"]).expect(0).says("succeeded");
+    let status = project.runner(&["status"]).expect(0);
+    status.says("succeeded");
+    assert!(!status.out.contains("never ran"), "why it ran is no news once it is done: {}", status.out);
     project.runner(&["status", "--experiment", "nope"]).expect(2).says("no experiment `nope`");
     project.runner(&["doctor"]).expect(0).says("rustc").says("disk");
 }

@@ -315,3 +315,24 @@ echo 1 > $1"#;
     project.write("say.sh", "mkdir $1; echo x > \"$1/$TOKEN\"");
     project.runner_with(&["run"], &[("TOKEN", secret)]).expect(3).says("the secret TOKEN");
 }
+
+/// More files than are made durable one by one.
+#[test]
+fn an_output_of_many_files_is_kept_whole() {
+    let project = Project::new(
+        r#"
+[stage.a]
+run = ["sh", "-c", "mkdir -p {out.o}/in; for i in $(seq 300); do echo $i > {out.o}/in/$i; done"]
+outputs = ["o"]
+[stage.b]
+run = ["sh", "-c", "cat {in.o}/in/* | wc -l > {out.o}"]
+inputs = { o = "a.o" }
+outputs = ["o"]
+"#,
+    );
+    project.runner(&["run"]).expect(0).says("2 done");
+    assert_eq!(project.newest_text("stages/b/o").trim(), "300");
+    fs::remove_dir_all(project.path("experiments")).unwrap();
+    project.runner(&["run"]).expect(0).says("2 hits");
+    assert_eq!(project.newest_text("stages/a/o/in/300"), "300\n");
+}
