@@ -11,6 +11,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::{mem, panic, process, thread};
 
 pub struct Test {
+    number: usize,
     name: &'static str,
     run: fn() -> Result<(), String>,
     ignored: bool,
@@ -18,20 +19,24 @@ pub struct Test {
 }
 
 impl Test {
-    pub const fn new(name: &'static str, run: fn() -> Result<(), String>) -> Self {
-        Self { name, run, ignored: false, should_panic: None }
+    /// `number` counts the tests of the text, also those that a condition leaves out.
+    pub const fn new(number: usize, name: &'static str, run: fn() -> Result<(), String>) -> Self {
+        Self { number, name, run, ignored: false, should_panic: None }
     }
 
-    pub const fn ignored(mut self) -> Self {
-        self.ignored = true;
+    pub const fn ignored(mut self, yes: bool) -> Self {
+        self.ignored = yes;
         self
     }
 
-    pub const fn should_panic(mut self, expected: Option<&'static str>) -> Self {
-        self.should_panic = Some(expected);
+    pub const fn should_panic(mut self, yes: bool, expected: Option<&'static str>) -> Self {
+        self.should_panic = if yes { Some(expected) } else { None };
         self
     }
 }
+
+/// Bytes of a test's message that are passed on.
+const MAX_MESSAGE: usize = 16 << 10;
 
 struct Channel {
     pipe: File,
@@ -60,30 +65,29 @@ pub fn out_of_fuel() -> ! {
 pub fn main(tests: Vec<Test>, hook: Option<fn() -> String>) {
     let nonce = taken("TESTFORGE_NONCE");
     let fd = taken("TESTFORGE_FD").parse().unwrap_or(-1);
-    let only = env::var("TESTFORGE_ONLY").ok();
+    let only = taken("TESTFORGE_ONLY");
     let fail_fast = !taken("TESTFORGE_FAIL_FAST").is_empty();
-    env::remove_var("TESTFORGE_ONLY");
     let pipe = unsafe { <File as FromRawFd>::from_raw_fd(fd) };
     *lock(&CHANNEL) = Some(Channel { pipe, nonce });
     *lock(&HOOK) = hook;
-    // Whatever the hook's side takes from the environment is gone before a test can look for it.
-    let _ = hook_text();
     panic::set_hook(Box::new(|info| {
         *lock(&PLACE) = info.location().map(|l| format!("{}:{}:{}", l.file(), l.line(), l.column()));
     }));
     // Whatever the hook reads from the environment is gone before the first test could see it.
     drop(hook_text());
     for test in &tests {
-        let chosen = match &only {
-            Some(names) => names.split('\n').any(|name| name == test.name),
-            None => true,
-        };
-        if chosen && !one(test) && fail_fast {
+        if is_chosen(&only, test.number) && !one(test) && fail_fast {
             break;
         }
     }
     send("done", "", None, None);
     process::exit(0)
+}
+
+/// One hexadecimal digit stands for four tests, the lowest bit for the first of them.
+fn is_chosen(digits: &str, number: usize) -> bool {
+    let digit = digits.as_bytes().get(number / 4).and_then(|digit| char::from(*digit).to_digit(16));
+    digit.unwrap_or(0) >> (number % 4) & 1 == 1
 }
 
 fn one(test: &Test) -> bool {
@@ -150,8 +154,8 @@ unsafe extern "C" {
     fn getenv(name: *const std::ffi::c_char) -> *mut std::ffi::c_char;
 }
 
-/// Reads a variable and wipes it: removing it alone would leave its text in memory.
-fn taken(name: &str) -> String {
+/// Reads a variable and wipes it: removing it alone would leave its text in memory. Only before the first test.
+pub fn taken(name: &str) -> String {
     let value = env::var(name).unwrap_or_default();
     if let Ok(name) = std::ffi::CString::new(name) {
         // SAFETY: this is the only thread so far, and the text is as long as the value that was read.
@@ -175,6 +179,8 @@ fn send(event: &str, test: &str, message: Option<&str>, extra: Option<&str>) {
     let Some(channel) = channel.as_mut() else { return };
     let mut line = format!("\n{} {{\"event\":\"{}\",\"test\":", channel.nonce, event);
     quote(&mut line, test);
+    // A panic may say more than the pipe's reader keeps; then the verdict itself would be lost.
+    let message = message.map(|text| &text[..text.floor_char_boundary(MAX_MESSAGE)]);
     for (name, value) in [("message", message), ("extra", extra)] {
         if let Some(value) = value {
             line.push_str(&format!(",\"{}\":", name));

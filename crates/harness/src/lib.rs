@@ -3,6 +3,7 @@
 //! Everything that touches untrusted text goes through [`sandbox`]. A verdict comes over a private pipe, tagged with a
 //! number that is fresh for each run, never from an exit code or from stdout.
 
+mod attributes;
 mod compile;
 mod error;
 mod libraries;

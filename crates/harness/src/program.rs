@@ -10,11 +10,11 @@ use std::ops::Range;
 
 use proc_macro2::{TokenStream, TokenTree};
 use subject::ProptestBlock;
-use subject::tests::{TestKind, is_proptest, kind_of, should_panic};
-use syn::spanned::Spanned;
+use subject::tests::{TestKind, is_proptest, kind_of};
 use syn::{Attribute, Item, ItemFn, ItemMacro, ItemMod, Meta};
 
 use crate::HarnessError;
+use crate::attributes::{Declared, conditions, is_ours};
 
 /// A library of its own, so that its code is made once and not with every program.
 pub(crate) const RUNTIME: &str = include_str!("../runtime/testforge.rs");
@@ -79,6 +79,8 @@ struct Rewrite {
     /// Text to insert before a byte.
     inserts: Vec<(usize, String)>,
     tests: Vec<String>,
+    /// The same, to look them up.
+    names: BTreeSet<String>,
     hidden: Vec<String>,
     /// Names of macros that make tests.
     test_macros: BTreeSet<String>,
@@ -96,10 +98,11 @@ impl Rewrite {
                 Item::Mod(module) => calls.extend(self.nested(module, path)),
                 Item::Macro(mac) if is_proptest(&mac.mac) => {
                     let Ok(block) = ProptestBlock::parse(mac.mac.tokens.clone()) else { continue };
-                    for test in block.tests.iter().filter(|test| kind_of(&test.attrs).is_some()) {
+                    for test in &block.tests {
+                        let Some(declared) = Declared::of(&test.attrs) else { continue };
                         self.blank_attributes(&test.attrs);
                         let call = format!("{}()", test.name);
-                        calls += &self.entry(&test.attrs, path, &test.name.to_string(), &call);
+                        calls += &self.entry(&declared, path, &test.name.to_string(), &call);
                     }
                 }
                 Item::Macro(mac) => self.other_macro(mac, path),
@@ -125,15 +128,15 @@ impl Rewrite {
     }
 
     fn function(&mut self, item: &ItemFn, path: &[String]) -> Option<String> {
-        let kind = kind_of(&item.attrs)?;
+        let declared = Declared::of(&item.attrs)?;
         self.blank_attributes(&item.attrs);
         let name = item.sig.ident.to_string();
-        let kind = match kind {
+        let kind = match &declared.kind {
             // `use tokio::test;` stands somewhere, or it would not have type-checked.
             TestKind::Plain if item.sig.asyncness.is_some() => {
                 TestKind::Tokio { args: test_arguments(&item.attrs) }
             }
-            kind => kind,
+            kind => kind.clone(),
         };
         let call = match kind {
             TestKind::Plain | TestKind::Property => format!("{name}()"),
@@ -143,7 +146,7 @@ impl Rewrite {
                 format!("crate::__testforge_tokio::{runtime}, async {{ {name}().await }})")
             }
         };
-        Some(self.entry(&item.attrs, path, &name, &call))
+        Some(self.entry(&declared, path, &name, &call))
     }
 
     fn nested(&mut self, module: &ItemMod, path: &mut Vec<String>) -> Option<String> {
@@ -161,20 +164,21 @@ impl Rewrite {
         Some(format!("{conditions}{}::__testforge_tests(__testforge); ", module.ident))
     }
 
-    fn entry(&mut self, attrs: &[Attribute], path: &[String], name: &str, call: &str) -> String {
+    fn entry(&mut self, declared: &Declared, path: &[String], name: &str, call: &str) -> String {
         let test = self.unique_name(path, name);
         let mut entry = format!(
-            "{}__testforge.push(crate::__testforge::Test::new({test:?}, || crate::__testforge::result({call}))",
-            conditions(attrs)
+            "{}__testforge.push(crate::__testforge::Test::new({}, {test:?}, || crate::__testforge::result({call}))",
+            declared.conditions,
+            self.tests.len()
         );
-        if attrs.iter().any(|attr| attr.path().is_ident("ignore")) {
-            entry += ".ignored()";
+        if let Some(ignored) = &declared.ignored {
+            entry += &format!(".ignored({ignored})");
         }
-        if let Some(panic) = should_panic(attrs) {
-            let expected = panic.expected.map(|text| format!("{text:?}"));
-            let expected = expected.map_or("None".to_owned(), |text| format!("Some({text})"));
-            entry += &format!(".should_panic(::std::option::Option::{expected})");
+        if let Some((when, expected)) = &declared.should_panic {
+            let expected = expected.as_ref().map_or("None".to_owned(), |text| format!("Some({text:?})"));
+            entry += &format!(".should_panic({when}, ::std::option::Option::{expected})");
         }
+        self.names.insert(test.clone());
         self.tests.push(test);
         entry + "); "
     }
@@ -185,15 +189,12 @@ impl Rewrite {
             modules.iter().map(String::as_str).chain([name]).collect::<Vec<_>>().join("::")
         };
         let short = join(shown);
-        if self.tests.contains(&short) { join(path) } else { short }
+        if self.names.contains(&short) { join(path) } else { short }
     }
 
     fn blank_attributes(&mut self, attrs: &[Attribute]) {
         for attr in attrs {
-            let is_ours = kind_of(std::slice::from_ref(attr)).is_some()
-                || attr.path().is_ident("should_panic")
-                || attr.path().is_ident("ignore");
-            if is_ours {
+            if is_ours(attr) {
                 let start = attr.pound_token.span.byte_range().start;
                 self.blanks.push(start..attr.bracket_token.span.close().byte_range().end);
             }
@@ -262,12 +263,6 @@ impl Rewrite {
         written.map_err(|e| HarnessError::Compiler(e.to_string()))?;
         Ok(TestProgram { source, tests: self.tests, hidden: self.hidden })
     }
-}
-
-/// `#[cfg(...)]` attributes other than `#[cfg(test)]`, to repeat where the item is named.
-fn conditions(attrs: &[Attribute]) -> String {
-    let conditions = attrs.iter().filter(|attr| attr.path().is_ident("cfg"));
-    conditions.filter_map(|attr| attr.span().source_text()).map(|text| text + " ").collect()
 }
 
 fn test_arguments(attrs: &[Attribute]) -> TokenStream {
@@ -341,7 +336,7 @@ mod tests {
         assert_eq!(lines[6], "    fn adds() { assert_eq!(add(1, 2), 3); }");
         assert!(lines[14].starts_with("        fn commutes(a in 0..9, b in 0..9)"));
         assert!(!program.source().contains("#[test]"));
-        assert!(program.source().contains(r#".should_panic(::std::option::Option::Some("a \"b\""))"#));
+        assert!(program.source().contains(r#".should_panic(true, ::std::option::Option::Some("a \"b\""))"#));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Compile, lint, link, build and run, each in the sandbox.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::hash::{BuildHasher, Hasher};
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::compile::read_messages;
 use crate::program::{RUNTIME, RUNTIME_NAME};
-use crate::verdicts::{Report, not_run, unreported};
+use crate::verdicts::{Report, given_up, not_run, unreported};
 use crate::{Compilation, CrateKind, EDITION, HarnessError, Libraries, TestProgram, Toolchain};
 
 /// The name of the compiled text in messages and in `file!()`.
@@ -22,6 +22,8 @@ const FILE: &str = "row.rs";
 const RUNTIME_FILE: &str = "lib__testforge_runtime.rlib";
 /// Room for what the hook says after each of many tests.
 const VERDICT_BYTES: usize = 8 << 20;
+/// Tests of one program that may be stopped at their deadline before the others are given up.
+const MAX_STOPPED: usize = 3;
 /// `PROPTEST_RNG_SEED` of every run: property tests draw the same cases each time.
 pub const PROPTEST_SEED: &str = "6070118";
 
@@ -216,13 +218,19 @@ impl Harness {
     /// # Errors
     /// When the sandbox can't start the program.
     pub fn run(&self, binary: &TestBinary, options: &RunOptions) -> Result<TestRun, HarnessError> {
-        let is_wanted = |name: &String| options.only.as_ref().is_none_or(|only| only.contains(name));
+        let only: Option<BTreeSet<&String>> = options.only.as_ref().map(|only| only.iter().collect());
+        let is_wanted = |name: &String| only.as_ref().is_none_or(|only| only.contains(name));
         let mut pending: Vec<String> = binary.tests.iter().filter(|name| is_wanted(name)).cloned().collect();
         let mut run = TestRun::default();
         for name in binary.hidden.iter().filter(|name| is_wanted(name)) {
             run.verdicts.insert(name.clone(), not_run(name));
         }
+        let mut n_stopped = 0;
         while !pending.is_empty() {
+            if n_stopped >= MAX_STOPPED {
+                run.verdicts.extend(pending.drain(..).map(|name| (name.clone(), given_up(&name))));
+                break;
+            }
             let (report, finished) = self.once(binary, options, &pending)?;
             run.wall += finished.wall;
             // What ran first had the process for itself; so had a single test.
@@ -242,6 +250,7 @@ impl Harness {
                     true => unreported(&name, finished.status),
                     false => self.alone(binary, options, &name, &mut run)?,
                 };
+                n_stopped += usize::from(outcome.verdict == Verdict::Timeout);
                 run.verdicts.insert(name, outcome);
             }
             if options.fail_fast && run.has_failure() {
@@ -282,7 +291,7 @@ impl Harness {
             set(name, value);
         }
         set("TESTFORGE_NONCE", &nonce);
-        set("TESTFORGE_ONLY", &only.join("\n"));
+        set("TESTFORGE_ONLY", &selection(&binary.tests, only));
         if options.fail_fast {
             set("TESTFORGE_FAIL_FAST", "1");
         }
@@ -442,6 +451,17 @@ fn join(prefix: &str, path: &Path) -> OsString {
 fn write(path: &Path, text: &str) -> Result<(), HarnessError> {
     let fail = |source| HarnessError::Io { action: "write", path: path.to_path_buf(), source };
     std::fs::write(path, text).map_err(fail)
+}
+
+/// Which tests to run, as the runtime reads it. Names would not fit: a variable holds 128 KiB, and a generated suite may
+/// have thousands of tests.
+fn selection(tests: &[String], only: &[String]) -> String {
+    let only: BTreeSet<&String> = only.iter().collect();
+    let digit = |four: &[String]| {
+        let chosen = four.iter().enumerate().filter(|(_, name)| only.contains(name));
+        char::from_digit(chosen.fold(0, |bits, (i, _)| bits | 1 << i), 16).unwrap_or('0')
+    };
+    tests.chunks(4).map(digit).collect()
 }
 
 /// 128 bits that the program under test can't guess: the standard library's hash keys come from the system's random source.

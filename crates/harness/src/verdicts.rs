@@ -78,6 +78,12 @@ pub(crate) fn unreported(name: &str, status: Status) -> TestOutcome {
     TestOutcome { name: name.to_owned(), verdict, message: Some(how) }
 }
 
+/// The verdict on a test that was not begun because too many before it took for ever.
+pub(crate) fn given_up(name: &str) -> TestOutcome {
+    let message = Some("not run: other tests of the suite were stopped at their deadlines".to_owned());
+    TestOutcome { name: name.to_owned(), verdict: Verdict::Aborted, message }
+}
+
 /// The verdict on tests that a macro makes: they are there, and nobody can say how they end.
 pub(crate) fn not_run(name: &str) -> TestOutcome {
     let message = Some("tests made by a macro can't be run one by one".to_owned());

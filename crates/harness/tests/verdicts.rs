@@ -64,6 +64,12 @@ fn each_kind_of_test_gets_its_verdict() {
             #[test] #[should_panic] fn does_not_panic() { halve(2).unwrap(); }
             #[test] #[ignore = "slow"] fn ignored() { panic!(); }
             #[cfg(any())] #[test] fn absent() { no_such_function(); }
+            #[test] #[cfg_attr(not(feature = "x"), ignore)] fn ignored_here() { panic!(); }
+            #[test] #[cfg_attr(miri, ignore = "slow", allow(unused))] fn not_ignored_here() { assert_eq!(halve(4), Ok(2)); }
+            #[test] #[cfg_attr(all(), should_panic(expected = "odd"))] fn panics_here() { halve(3).unwrap(); }
+            #[test] #[cfg_attr(miri, should_panic)] fn need_not_panic_here() {}
+            #[cfg_attr(test, test)] fn a_test_here() { assert_eq!(halve(4), Ok(3)); }
+            #[cfg_attr(miri, test)] fn no_test_here() { panic!(); }
             #[test] fn sees_cfg() { assert!(cfg!(test)); }
             fn helper() -> u32 { 1 }
             mod nested { #[test] fn right() { assert_eq!(super::helper(), 1); } }
@@ -79,6 +85,11 @@ fn each_kind_of_test_gets_its_verdict() {
         ("panics_otherwise", Failed),
         ("does_not_panic", Failed),
         ("ignored", Ignored),
+        ("ignored_here", Ignored),
+        ("not_ignored_here", Passed),
+        ("panics_here", Passed),
+        ("need_not_panic_here", Passed),
+        ("a_test_here", Failed),
         ("sees_cfg", Passed),
         ("nested::right", Passed),
     ]);
@@ -224,6 +235,57 @@ fn tests_that_a_macro_makes_do_not_pass_unseen() {
     let source = "macro_rules! make { ($n:ident) => { #[test] fn $n() { panic!() } } }
         mod tests { make!(a); #[test] fn b() {} }";
     assert_eq!(verdicts(source), expected(&[("b", Passed), ("make!", Aborted)]));
+}
+
+/// The names of these tests are longer than a variable may be.
+#[test]
+fn thousands_of_tests_run_and_can_be_chosen() {
+    let name = |i: u32| format!("a_test_with_a_name_as_long_as_a_chatty_model_would_make_it_number_{i}");
+    let source: String =
+        (0..3000).map(|i| format!("#[test] fn {}() {{ assert!({i} % 7 != 6); }}\n", name(i))).collect();
+    let (harness, _dir) = harness();
+    let binary = build(&harness, &source, None);
+    let all = harness.run(&binary, &RunOptions::default()).unwrap();
+    assert_eq!(all.verdicts.len(), 3000);
+    let n_passed = all.verdicts.values().filter(|test| test.verdict == Passed).count();
+    assert_eq!(n_passed, (0..3000).filter(|i| i % 7 != 6).count());
+    let only: Vec<String> = (0..3000).step_by(2).map(name).collect();
+    let some =
+        harness.run(&binary, &RunOptions { only: Some(only.clone()), ..RunOptions::default() }).unwrap();
+    assert_eq!(some.verdicts.keys().collect::<std::collections::BTreeSet<_>>(), only.iter().collect());
+}
+
+#[test]
+fn a_message_of_any_length_leaves_the_verdict_what_it_is() {
+    let source = "#[test] fn a() { panic!(\"{}\", \"é\".repeat(20_000_000)) }
+        #[test] #[should_panic(expected = \"end\")] fn b() { panic!(\"{}end\", \"é\".repeat(20_000_000)) }
+        #[test] fn c() {}";
+    assert_eq!(verdicts(source), expected(&[("a", Failed), ("b", Passed), ("c", Passed)]));
+}
+
+#[test]
+fn a_condition_that_leaves_a_test_out_moves_no_other() {
+    let source = "#[cfg(any())] #[test] fn a() {} #[test] fn b() {} #[cfg(not(any()))] #[test] fn c() {}
+        mod m { #[cfg(any())] #[test] fn d() {} #[test] fn e() {} } #[test] fn f() {}";
+    let chosen = |only: &[&str]| {
+        let only = Some(only.iter().map(|name| (*name).to_owned()).collect());
+        let run = run(source, &RunOptions { only, ..RunOptions::default() });
+        run.verdicts.into_keys().collect::<Vec<_>>()
+    };
+    assert_eq!(chosen(&["b", "m::e"]), ["b", "m::e"]);
+    assert_eq!(chosen(&["a", "c", "m::d", "f"]), ["c", "f"]);
+}
+
+#[test]
+fn a_suite_of_endless_tests_is_given_up() {
+    let source: String =
+        (0..40).map(|i| format!("#[test] fn t{i:02}() {{ loop {{ std::hint::spin_loop(); }} }}\n")).collect();
+    let began = std::time::Instant::now();
+    let options = RunOptions { wall: Duration::from_secs(1), ..RunOptions::default() };
+    let run = run(&source, &options);
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    let verdicts: Vec<Verdict> = run.verdicts.values().map(|test| test.verdict).collect();
+    assert_eq!((verdicts.len(), verdicts[0], verdicts[39]), (40, Timeout, Aborted));
 }
 
 #[test]

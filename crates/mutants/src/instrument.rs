@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use record::corpus::CorpusRow;
+use sha2::{Digest, Sha256};
 use subject::{FocalFn, Placed, assemble};
 use syn::spanned::Spanned;
 use syn::{Block, Generics, ImplItem, Item, Signature};
@@ -100,14 +101,14 @@ impl Instrumented {
             code.replace_range(keyword.clone(), &" ".repeat(keyword.len()));
         }
         let rendered = render(&code, &self.edits, dropped);
-        let name = self.module_name(tests);
+        let (name, shift) = self.secrets(tests);
         let Rendered { text, parts } = with_module(rendered, &name);
         let mut row = self.row.clone();
         row.function_code = text;
         row.context.items =
             row.context.items.iter().map(|item| add_ticks(item).replace(MODULE, &name)).collect();
         let (sites, branches, lines) = (self.n_sites as usize, self.branches.len(), self.lines.len());
-        row.context.items.push(runtime::module(&name, sites, branches, lines));
+        row.context.items.push(runtime::module(&name, shift, [sites, branches, lines]));
         let placed = assemble(&row, tests);
         let (source, start) = with_lints(&placed);
         let function = start..start + row.function_code.len();
@@ -116,6 +117,11 @@ impl Instrumented {
         let hook = format!("crate::{name}::report()");
         let (function_lines, tests_lines) = (placed.function_lines, placed.tests_lines);
         Program { source, hook, parts, function, function_lines, tests_lines }
+    }
+
+    /// A number that the switch takes and no mutant has: the function stays what it is.
+    pub fn decoy(&self) -> u32 {
+        u32::try_from(self.mutants.len() + 1).unwrap_or(u32::MAX)
     }
 
     /// The crate with one mutant written into the source: no switch, no probes.
@@ -170,20 +176,17 @@ impl Instrumented {
         kept.flat_map(|(_, edit)| edit.counts.iter().copied()).collect()
     }
 
-    /// Derived from the code and the tests: text can't name a module that depends on that very text.
-    fn module_name(&self, tests: Option<&str>) -> String {
+    /// What no text can know beforehand, because it is a hash of that very text: the name of the module, and what is added
+    /// to a mutant's number where it is kept.
+    fn secrets(&self, tests: Option<&str>) -> (String, u32) {
         let own = [Some(self.row.unit_tests.as_str()), self.row.property_tests.as_deref()];
         let tests = tests.map_or_else(|| own.to_vec(), |tests| vec![Some(tests)]);
         let texts = std::iter::once(self.row.function_code.as_str()).chain(tests.into_iter().flatten());
-        format!("__tfm{:014x}", texts.fold(FNV_OFFSET, fnv1a) >> 8)
+        let digest = texts.fold(Sha256::new(), |hash, text| hash.chain_update(text)).finalize();
+        let name: String = digest.iter().take(7).map(|byte| format!("{byte:02x}")).collect();
+        let shift = digest.iter().skip(7).take(4).fold(0, |shift, byte| shift << 8 | u32::from(*byte));
+        (format!("__tfm{name}"), shift)
     }
-}
-
-const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
-
-/// FNV-1a, 64 bits.
-fn fnv1a(hash: u64, text: &str) -> u64 {
-    text.bytes().fold(hash, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }
 
 /// Puts the real name in. It is as long as the placeholder, so the parts stay where they are.

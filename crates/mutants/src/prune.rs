@@ -31,7 +31,10 @@ pub struct Pruned {
 const MAX_ROUNDS: u32 = 8;
 
 /// What the test program's runtime offers to instrumented code.
-const STUB: &str = "\nmod __testforge { pub fn out_of_fuel() -> ! { loop {} } }\n";
+const STUB: &str = "\nmod __testforge {
+    pub fn out_of_fuel() -> ! { loop {} }
+    pub fn taken(_: &str) -> ::std::string::String { ::std::string::String::new() }
+}\n";
 
 /// Finds the largest set of mutants and probes that compiles together, as far as single errors tell. The sources that
 /// `compile` is given stand alone: a type check is enough, and the test program's runtime is replaced by a stub.

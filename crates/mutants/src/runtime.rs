@@ -49,10 +49,13 @@ fn numbers(text: &str) -> Option<BTreeSet<u32>> {
     text.split(',').filter(|part| !part.is_empty()).map(|part| part.parse().ok()).collect()
 }
 
-/// The module's source. `tests` may not be able to guess `module`, or they could ask which mutant is on.
-pub(crate) fn module(module: &str, n_sites: usize, n_branches: usize, n_lines: usize) -> String {
+/// The module's source. Tests may not be able to guess `module`, or they could ask which mutant is on; nor `shift`, or they
+/// could find the switch in memory and read it. `counts`: of sites, branches and lines.
+pub(crate) fn module(module: &str, shift: u32, counts: [usize; 3]) -> String {
+    let [n_sites, n_branches, n_lines] = counts;
     TEMPLATE
         .replace("MODULE", module)
+        .replace("SHIFT_VALUE", &shift.to_string())
         .replace("N_SITES", &n_sites.to_string())
         .replace("N_BRANCHES", &n_branches.to_string())
         .replace("N_LINES", &n_lines.to_string())
@@ -70,8 +73,9 @@ mod MODULE {
     use ::std::string::{String, ToString};
     use ::std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
     use ::std::task::Poll;
-    const UNSET: u32 = u32::MAX;
-    static MUTANT: AtomicU32 = AtomicU32::new(UNSET);
+    const SHIFT: u32 = SHIFT_VALUE;
+    static SHIFTED: AtomicU32 = AtomicU32::new(0);
+    static LOADED: AtomicBool = AtomicBool::new(false);
     static FUEL: AtomicU64 = AtomicU64::new(0);
     static TICKS: AtomicU64 = AtomicU64::new(0);
     static ENTERED: AtomicBool = AtomicBool::new(false);
@@ -79,22 +83,21 @@ mod MODULE {
     static BRANCHES: [AtomicBool; N_BRANCHES] = [const { AtomicBool::new(false) }; N_BRANCHES];
     static LINES: [AtomicBool; N_LINES] = [const { AtomicBool::new(false) }; N_LINES];
     fn number(name: &str) -> Option<u64> {
-        let value = ::std::env::var(name).ok()?.parse().ok();
-        ::std::env::remove_var(name);
-        value
+        crate::__testforge::taken(name).parse().ok()
     }
     #[cold]
-    fn load() -> u32 {
+    fn load() {
         FUEL.store(number("ENV_FUEL").unwrap_or(DEFAULT_FUEL), Relaxed);
-        let mutant = number("ENV_MUTANT").unwrap_or(0) as u32;
-        MUTANT.store(mutant, Relaxed);
-        mutant
+        SHIFTED.store((number("ENV_MUTANT").unwrap_or(0) as u32).wrapping_add(SHIFT), Relaxed);
+        LOADED.store(true, Relaxed);
     }
     #[inline]
     pub fn at(site: usize) -> u32 {
         SITES[site].store(true, Relaxed);
-        let mutant = MUTANT.load(Relaxed);
-        if mutant == UNSET { load() } else { mutant }
+        if !LOADED.load(Relaxed) {
+            load();
+        }
+        SHIFTED.load(Relaxed).wrapping_sub(SHIFT)
     }
     #[inline]
     pub fn tick() {
@@ -104,7 +107,7 @@ mod MODULE {
     }
     #[cold]
     fn spent() {
-        if MUTANT.load(Relaxed) == UNSET {
+        if !LOADED.load(Relaxed) {
             load();
         }
         if TICKS.load(Relaxed) > FUEL.load(Relaxed) {
@@ -188,7 +191,7 @@ mod MODULE {
         }
     }
     pub fn report() -> String {
-        if MUTANT.load(Relaxed) == UNSET {
+        if !LOADED.load(Relaxed) {
             load();
         }
         let mut out = String::from("ticks=");
@@ -208,13 +211,13 @@ mod test {
 
     #[test]
     fn the_module_is_rust() {
-        assert!(syn::parse_file(&module("m", 0, 3, 2)).is_ok());
+        assert!(syn::parse_file(&module("m", 7, [0, 3, 2])).is_ok());
     }
 
     /// Where one of these words occurs the harness leaves the clock of a test alone; the module must not decide that.
     #[test]
     fn the_module_names_no_clock() {
-        let source = module("m", 1, 1, 1);
+        let source = module("m", 1, [1, 1, 1]);
         let words: Vec<&str> = source.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
         for name in ["pause", "resume", "advance", "Instant", "SystemTime", "elapsed", "thread"] {
             assert!(!words.contains(&name), "{name}");

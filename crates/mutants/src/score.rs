@@ -1,5 +1,7 @@
 //! Runs a suite of tests against a function and its mutants. The only part of this crate that compiles and runs anything.
 
+mod bench;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -9,6 +11,8 @@ use harness::{
 use record::corpus::CorpusRow;
 use record::mutation::{Coverage, MutantCounts, MutantStatus, TestOutcome, Verdict};
 use thiserror::Error;
+
+use self::bench::Bench;
 
 use crate::edits::Counted;
 use crate::prune::{Verdict as Compiled, prune};
@@ -83,6 +87,8 @@ pub struct SuiteScore {
     /// Numbers of branches and lines of the function that the tests ran.
     pub branches: BTreeSet<u32>,
     pub lines: BTreeSet<u32>,
+    /// Runs of the suite on the unchanged function.
+    pub n_runs: u32,
     /// Processes that were run.
     pub n_processes: u32,
 }
@@ -112,6 +118,19 @@ impl SuiteScore {
             } += 1;
         }
         Some(counts)
+    }
+
+    /// A suite with a test that fails although the function is the same says nothing of mutants.
+    fn reject(&mut self, name: &str) {
+        self.passed = false;
+        self.mutants.clear();
+        for test in self.tests.iter_mut().filter(|test| test.name == name) {
+            test.verdict = Verdict::Flaky;
+            test.message = Some(
+                "passes, and fails on the same function when it is run as on a mutant: its verdict is not about the function"
+                    .to_owned(),
+            );
+        }
     }
 
     /// Ids of the mutants that the suite noticed.
@@ -242,18 +261,20 @@ pub fn score_suite(
         return Ok(score);
     }
     let chosen = choose(prepared, options);
+    let options = ScoreOptions { wall, ..options.clone() };
+    let decoy = prepared.instrumented.decoy();
+    let mut bench = Bench::new(harness, &binary, &reach, &options, decoy);
     for mutant in &prepared.instrumented.mutants {
         let outcome = if prepared.dropped.mutants.contains(&mutant.id) {
             MutantOutcome { status: MutantStatus::CompileError, killed_by: None }
         } else if chosen.contains(&mutant.id) {
-            run_mutant(
-                harness,
-                &binary,
-                mutant,
-                &reach,
-                &ScoreOptions { wall, ..options.clone() },
-                &mut score,
-            )?
+            match bench.run_mutant(mutant, &mut score)? {
+                Ok(outcome) => outcome,
+                Err(test) => {
+                    score.reject(&test);
+                    return Ok(score);
+                }
+            }
         } else {
             MutantOutcome { status: MutantStatus::Ignored, killed_by: None }
         };
@@ -317,9 +338,16 @@ fn baseline(
     let run_options = RunOptions { env: env(0, None), only: None, wall: options.wall, fail_fast: false };
     let mut runs = Vec::new();
     for _ in 0..options.runs.max(1) {
-        runs.push(harness.run(binary, &run_options)?);
+        let run = harness.run(binary, &run_options)?;
+        // What takes for ever once needs no second look, and each takes the whole deadline.
+        let hangs = run.verdicts.values().any(|test| test.verdict == Verdict::Timeout);
+        runs.push(run);
         score.n_processes += 1;
+        if hangs {
+            break;
+        }
     }
+    score.n_runs = u32::try_from(runs.len()).unwrap_or(u32::MAX);
     score.tests = binary.tests().iter().map(|name| merge(name, &runs, program)).collect();
     score.passed = !score.tests.is_empty() && score.tests.iter().all(|test| test.verdict == Verdict::Passed);
     let mut reach: BTreeMap<String, Reach> = BTreeMap::new();
@@ -384,41 +412,6 @@ fn env(mutant: u32, fuel: Option<u64>) -> BTreeMap<String, String> {
         env.insert(ENV_FUEL.to_owned(), fuel.to_string());
     }
     env
-}
-
-fn run_mutant(
-    harness: &Harness,
-    binary: &TestBinary,
-    mutant: &MutantSite,
-    reach: &BTreeMap<String, Reach>,
-    options: &ScoreOptions,
-    score: &mut SuiteScore,
-) -> Result<MutantOutcome, ScoreError> {
-    let reaches = |name: &&String| reach.get(*name).is_some_and(|seen| seen.sites.contains(&mutant.site));
-    let only: Vec<String> = binary.tests().iter().filter(reaches).cloned().collect();
-    if only.is_empty() {
-        return Ok(MutantOutcome { status: MutantStatus::NoCoverage, killed_by: None });
-    }
-    let used = only.iter().filter_map(|name| reach.get(name)).map(|seen| seen.ticks).max().unwrap_or(0);
-    let fuel = used.saturating_mul(options.fuel_factor).saturating_add(options.fuel_floor);
-    let run_options = RunOptions {
-        env: env(mutant.id, Some(fuel)),
-        only: Some(only.clone()),
-        wall: options.wall,
-        fail_fast: true,
-    };
-    let run = harness.run(binary, &run_options)?;
-    score.n_processes += 1;
-    for name in &only {
-        let Some(outcome) = run.verdicts.get(name) else { continue };
-        let status = match outcome.verdict {
-            Verdict::Passed | Verdict::Ignored => continue,
-            Verdict::Timeout => MutantStatus::Timeout,
-            Verdict::Failed | Verdict::Aborted | Verdict::Flaky => MutantStatus::Killed,
-        };
-        return Ok(MutantOutcome { status, killed_by: Some(name.clone()) });
-    }
-    Ok(MutantOutcome { status: MutantStatus::Survived, killed_by: None })
 }
 
 /// Ids of the mutants to run: all that compile, or as many as the limit says, taken from the operators in turn.

@@ -268,6 +268,59 @@ fn tests_can_not_ask_which_mutant_is_on() {
     assert!(!guess.compiled);
 }
 
+/// Only tests that reach a mutant are run on it. One that needs another before it must not look as if it noticed something.
+#[test]
+fn a_test_that_needs_another_before_it_kills_nothing_by_running_alone() {
+    let bench = Bench::new();
+    let (_, score) = bench.run(
+        CLAMP,
+        &[],
+        "static READY: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+         #[test] fn a_prepares() { READY.store(true, std::sync::atomic::Ordering::SeqCst); }
+         #[test] fn b_needs_it() {
+             for x in [1, 5, 12] { let _ = clamp(x, 2, 9); }
+             assert!(READY.load(std::sync::atomic::Ordering::SeqCst));
+         }",
+    );
+    assert!(score.killed().is_empty(), "{:?}", score.mutants);
+}
+
+/// What a test finds in memory beside its own variables: the switch is among it.
+#[test]
+fn a_test_that_looks_for_the_switch_in_memory_learns_nothing() {
+    let bench = Bench::new();
+    let prepared = bench.prepare(CLAMP, &[]);
+    let spy = |finds: &str| {
+        format!(
+            "static MARK: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+             #[test] fn spies() {{
+                 for x in [1, 5, 12] {{ let _ = clamp(x, 2, 9); }}
+                 let mark = &raw const MARK as usize;
+                 for at in (mark - 256..mark + 256).step_by(4) {{
+                     let value = unsafe {{ std::ptr::read_volatile(at as *const u32) }};
+                     assert!(!({finds}), \"{{value}}\");
+                 }}
+             }}"
+        )
+    };
+    for finds in ["(1..=7).contains(&value)", "value == 8", "value == 5"] {
+        let score = bench.score(&prepared, &spy(finds));
+        assert!(score.killed().is_empty(), "{finds}: {:?}", score.mutants);
+    }
+}
+
+/// By whatever means a test tells that it is measured: it fails on the function as it is, too, and that shows.
+#[test]
+fn a_test_that_fails_when_measured_although_the_function_is_the_same_is_flaky() {
+    let bench = Bench::new();
+    let prepared = bench.prepare(CLAMP, &[]);
+    let no_fuel = ScoreOptions { fuel_factor: 0, fuel_floor: 0, ..ScoreOptions::default() };
+    let tests = "#[test] fn t() { assert_eq!(clamp(-5, 2, 9), 2); }";
+    let score = score_suite(&bench.harness, &prepared, Some(tests), &no_fuel).unwrap();
+    assert_eq!(score.tests[0].verdict, Verdict::Flaky);
+    assert!(!score.passed && score.mutants.is_empty() && score.counts().is_none());
+}
+
 #[test]
 fn a_limit_takes_mutants_from_all_operators() {
     let bench = Bench::new();

@@ -19,6 +19,7 @@ const AUDIT_ARCH: u32 = 0xC000_00B7;
 const NR: u32 = 0;
 const ARCH: u32 = 4;
 const ARG0: u32 = 16;
+const ARG1: u32 = 24;
 
 /// Stands for the child's process id until [`Filter::set_pid`].
 const PID_MARK: u32 = 0x7FFF_FF01;
@@ -54,6 +55,8 @@ impl Filter {
             }
             filter.allow_first_argument(libc::SYS_tgkill, PID_MARK);
             filter.allow_first_argument(libc::SYS_prlimit64, 0);
+            // The owner of a pipe gets a signal of one's choice when something comes through it.
+            filter.deny_second_argument(libc::SYS_fcntl, [libc::F_SETOWN, F_SETOWN_EX, F_SETSIG]);
         }
         filter.push(BPF_RET | BPF_K, libc::SECCOMP_RET_ALLOW);
         filter
@@ -107,6 +110,16 @@ impl Filter {
         self.jump(BPF_JEQ, only, 1, 0);
         self.refuse(libc::EPERM);
         self.push(BPF_RET | BPF_K, libc::SECCOMP_RET_ALLOW);
+    }
+
+    fn deny_second_argument(&mut self, call: c_long, values: [i32; 3]) {
+        self.jump(BPF_JEQ, call as u32, 0, 6);
+        self.push(BPF_LD | BPF_W | BPF_ABS, ARG1);
+        for (i, value) in values.into_iter().enumerate() {
+            self.jump(BPF_JEQ, value as u32, 3 - i as u8, 0);
+        }
+        self.push(BPF_RET | BPF_K, libc::SECCOMP_RET_ALLOW);
+        self.refuse(libc::EPERM);
     }
 
     fn refuse(&mut self, errno: i32) {
@@ -194,6 +207,8 @@ const FOR_ALL: &[(c_long, i32)] = &[
 /// times and attributes of files that belong to the same user).
 const FOR_PROGRAMS: &[(c_long, i32)] = &[
     (libc::SYS_execveat, libc::EPERM),
+    // A file in memory lies under no folder that a rule could name, and could be executed.
+    (libc::SYS_memfd_create, libc::EPERM),
     (libc::SYS_kill, libc::EPERM),
     (libc::SYS_tkill, libc::EPERM),
     (libc::SYS_rt_sigqueueinfo, libc::EPERM),
@@ -238,6 +253,8 @@ const FOR_PROGRAMS: &[(c_long, i32)] = &[
 
 /// The same number on every architecture; younger than some C libraries.
 const FCHMODAT2: c_long = 452;
+const F_SETSIG: i32 = 10;
+const F_SETOWN_EX: i32 = 15;
 
 #[cfg(test)]
 mod tests {

@@ -123,6 +123,8 @@ fn the_attacks_work_without_a_sandbox() {
         vec!["signal-parent"],
         vec!["exec", "/bin/sh"],
         vec!["env"],
+        vec!["exec-from-memory"],
+        vec!["signal-by-pipe", "1"],
     ] {
         let mut child = std::process::Command::new(attack_program());
         let code = child.args(&args).stdin(std::process::Stdio::null()).status().unwrap().code();
@@ -208,6 +210,47 @@ fn other_processes_are_out_of_reach() {
             [["signal-parent", ""], ["signal", &own], ["signal", "1"], ["tgkill", &own], ["leave-group", ""]]
         {
             assert_eq!(status(sandbox, &args), REFUSED, "level {level}: {args:?}");
+        }
+    });
+}
+
+/// Also by the ways of the kernel that few programs know.
+#[test]
+fn calls_that_no_test_needs_are_refused() {
+    let calls = [
+        ("socket", libc::SYS_socket),
+        ("ptrace", libc::SYS_ptrace),
+        ("process_vm_readv", libc::SYS_process_vm_readv),
+        ("io_uring_setup", libc::SYS_io_uring_setup),
+        ("userfaultfd", libc::SYS_userfaultfd),
+        ("bpf", libc::SYS_bpf),
+        ("keyctl", libc::SYS_keyctl),
+        ("add_key", libc::SYS_add_key),
+        ("perf_event_open", libc::SYS_perf_event_open),
+        ("pidfd_open", libc::SYS_pidfd_open),
+        ("memfd_create", libc::SYS_memfd_create),
+        ("shmget", libc::SYS_shmget),
+        ("mq_open", libc::SYS_mq_open),
+        ("unshare", libc::SYS_unshare),
+        ("setns", libc::SYS_setns),
+        ("mount", libc::SYS_mount),
+        ("execveat", libc::SYS_execveat),
+        ("clone3", libc::SYS_clone3),
+    ];
+    at_levels("rare system calls", 1, |sandbox, level| {
+        for (name, number) in calls {
+            let number = number.to_string();
+            assert_eq!(status(sandbox, &["system-call", &number]), REFUSED, "level {level}: {name}");
+        }
+        let own = std::process::id().to_string();
+        for args in [["signal-by-pipe", &own], ["signal-by-pipe", "1"], ["exec-from-memory", ""]] {
+            assert_eq!(status(sandbox, &args), REFUSED, "level {level}: {args:?}");
+        }
+    });
+    at_levels("limits", 1, |sandbox, level| {
+        for resource in [libc::RLIMIT_AS, libc::RLIMIT_FSIZE, libc::RLIMIT_NOFILE] {
+            let resource = resource.to_string();
+            assert_eq!(status(sandbox, &["raise-limit", &resource]), REFUSED, "level {level}: {resource}");
         }
     });
 }

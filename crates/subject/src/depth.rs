@@ -11,6 +11,10 @@ const MAX_LEVELS: usize = 400;
 /// `else if` after `else if`: each is one level.
 const MAX_ELSES: usize = 300;
 
+/// Of one number.
+const MAX_DIGITS: usize = 1000;
+const TOO_DEEP: &str = "nests too deep";
+
 /// Parses items, after a look at their depth.
 ///
 /// # Errors
@@ -22,20 +26,39 @@ pub fn parse_items(what: &str, code: &str) -> Result<syn::File, SubjectError> {
     syn::parse_file(code).map_err(|e| SubjectError::syntax(what, &e))
 }
 
-/// The line (from 1) where text nests deeper than any code does, and in which way.
+/// The line (from 1) where text nests deeper, or holds a longer number, than any code does, and which of it.
 pub fn too_deep(code: &str) -> Option<(u32, &'static str)> {
     let mut line = 1_u32;
     // The level at which each open bracket stands.
     let mut open: Vec<usize> = Vec::new();
     let mut level = 0_usize;
     let mut rest = code;
+    let mut after_word = false;
+    let mut digits = 0_usize;
     while let Some(c) = rest.chars().next() {
         let (length, is_comment) = token(rest, c);
         let (text, after) = rest.split_at_checked(length).unwrap_or((rest, ""));
         rest = after;
+        // The parser turns digits into a number one by one: the time goes with their square.
+        let goes_on = digits > 0 && (c.is_alphanumeric() || c == '_');
+        digits = if goes_on || c.is_ascii_digit() { digits + length } else { 0 };
+        if digits > MAX_DIGITS {
+            return Some((line, "a number with too many digits"));
+        }
+        let is_word = c.is_alphabetic() && text.chars().all(|c| c.is_alphanumeric() || c == '_');
+        if is_word {
+            // Two words in a row: the first is a keyword, and what follows it may be a level of its own (`return return 1`).
+            level += usize::from(after_word);
+        }
+        if !is_comment && !c.is_whitespace() {
+            after_word = is_word;
+        }
         if is_comment || length > c.len_utf8() {
             let n_lines = text.matches('\n').count();
             line = line.saturating_add(u32::try_from(n_lines).unwrap_or(u32::MAX));
+            if level > MAX_LEVELS {
+                return Some((line, TOO_DEEP));
+            }
             continue;
         }
         match c {
@@ -57,7 +80,7 @@ pub fn too_deep(code: &str) -> Option<(u32, &'static str)> {
             _ => {}
         }
         if level > MAX_LEVELS {
-            return Some((line, "nests too deep"));
+            return Some((line, TOO_DEEP));
         }
     }
     if code.matches("else").count() > MAX_ELSES { Some((line, "too many branches")) } else { None }
@@ -80,6 +103,23 @@ mod test {
         let rulers = "    // ======== ------- ((((((\n".repeat(500);
         let text = "&&&&====".repeat(200);
         assert_eq!(too_deep(&format!("fn f() {{\n{rulers} let s = \"{text}\"; }}")), None);
+    }
+
+    /// Each of these would keep the parser busy for hours.
+    #[test]
+    fn endless_numbers_are_refused() {
+        let nines = "9".repeat(3_000_000);
+        for text in [
+            nines.clone(),
+            format!("0x{nines}"),
+            format!("1_{nines}"),
+            format!("0.{nines}"),
+            format!("1e{nines}"),
+        ] {
+            let code = format!("fn f() {{}}\nfn g() {{ h({text}); }}");
+            assert_eq!(too_deep(&code), Some((2, "a number with too many digits")));
+        }
+        assert_eq!(too_deep(&format!("fn f() {{ x{nines}(\"{nines}\"); }} // {nines}")), None);
     }
 
     /// The deepest text that is let through is read, walked and dropped on the stack of an ordinary thread.
@@ -112,6 +152,9 @@ mod test {
             format!("fn f() {{ g{}; }}", "()".repeat(20_000)),
             format!("fn f() {{ if a {{}} {} }}", "else if a {} ".repeat(20_000)),
             format!("type T = {}u8{};", "Vec<".repeat(20_000), ">".repeat(20_000)),
+            format!("fn f() {{ {}1; }}", "return ".repeat(20_000)),
+            format!("fn f() {{ 1{}; }}", " as u8".repeat(20_000)),
+            format!("fn f() {{ {}a{}; }}", "if ".repeat(20_000), " {}".repeat(20_000)),
         ];
         let small = std::thread::Builder::new().stack_size(1 << 20);
         let all = small.spawn(move || texts.iter().all(|text| parse_items("the code", text).is_err()));

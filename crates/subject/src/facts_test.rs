@@ -169,6 +169,33 @@ fn redefinitions_are_seen() {
     );
     assert!(!of("fn focal() {}", "use super::focal; #[test] fn t() { focal(); }").redefines_focal);
     assert!(!of("impl S { fn f(&self) {} }", "fn f() {} #[test] fn t() {}").redefines_focal);
+    assert!(!of("fn focal() {}", "#[test] fn focal() { super::focal(); }").redefines_focal);
+}
+
+#[test]
+fn what_bears_the_name_of_the_function_is_not_the_function() {
+    let focal = "fn focal(a: i32) -> i32 { a }";
+    let copy = of(focal, "fn focal(a: i32) -> i32 { a } #[test] fn t() { assert_eq!(focal(0), 0); }");
+    assert_eq!((copy.n_assertions, copy.n_assertions_on_result), (1, 0));
+    assert!(!copy.calls_focal && !copy.has_edge_case);
+    let reference =
+        of(focal, "fn focal(a: i32) -> i32 { a } #[test] fn t() { assert_eq!(super::focal(0), focal(0)); }");
+    assert_eq!((reference.n_assertions_on_result, reference.calls_focal), (1, true));
+    let method = of(
+        "impl S { fn f(&self) -> u8 { 1 } }",
+        "struct S; impl S { fn f(&self) -> u8 { 1 } } #[test] fn t() { assert_eq!(S.f(), 1); }",
+    );
+    assert_eq!((method.n_assertions_on_result, method.calls_focal), (0, false));
+}
+
+#[test]
+fn an_assertion_that_the_suite_made_itself_counts_for_nothing() {
+    let facts = of(
+        "fn focal(a: i32) -> i32 { a }",
+        "macro_rules! assert_eq { ($($t:tt)*) => {} }
+         #[test] fn t() { assert_eq!(focal(1), 2); assert!(focal(1) == 1); }",
+    );
+    assert_eq!((facts.n_assertions, facts.n_assertions_on_result), (1, 1));
 }
 
 #[test]

@@ -2,11 +2,15 @@
 //!
 //! The crate's root holds `imports`, `items`, `function_code`; then bare tests stand in `mod tests { ... use super::*; }`,
 //! and tests that bring their own `mod` stand as they are. The scaffold's imports come last in the module, so that inner
-//! attributes of the tests stay valid and the tests keep their columns.
+//! attributes of the tests stay valid and the tests keep their columns. A module that the row's own code names would change
+//! what that code means if it stood at the root (`mod tokio`), so such modules go inside `mod tests` too.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
+use proc_macro2::{TokenStream, TokenTree};
 use record::corpus::CorpusRow;
+use syn::Item;
 
 use crate::depth::parse_items;
 use crate::tests::{Layout, layout};
@@ -35,15 +39,20 @@ pub fn assemble(row: &CorpusRow, tests: Option<&str>) -> Placed {
         out.push(item);
     }
     let function_lines = out.push(&row.function_code);
-    let tests_lines = place(&mut out, "tests", tests.unwrap_or(&row.unit_tests));
+    let tests_lines = place(&mut out, row, "tests", tests.unwrap_or(&row.unit_tests));
     let property = if tests.is_none() { row.property_tests.as_deref() } else { None };
-    let property_lines = property.map(|code| place(&mut out, "property_tests", code));
+    let property_lines = property.map(|code| place(&mut out, row, "property_tests", code));
     Placed { source: out.text, function_lines, tests_lines, property_lines }
 }
 
-fn place(out: &mut Source, module: &str, code: &str) -> Range<u32> {
+fn place(out: &mut Source, row: &CorpusRow, module: &str, code: &str) -> Range<u32> {
     let how = match parse_items("the tests", code) {
-        Ok(file) => layout(&file.items),
+        Ok(file) => match layout(&file.items) {
+            Layout::Modules if names_a_module(row, &file.items) => {
+                Layout::Bare { super_glob: true, proptest_glob: false }
+            }
+            how => how,
+        },
         Err(_) => Layout::Bare { super_glob: true, proptest_glob: false },
     };
     let Layout::Bare { super_glob, proptest_glob } = how else { return out.push(code) };
@@ -58,6 +67,30 @@ fn place(out: &mut Source, module: &str, code: &str) -> Range<u32> {
     }
     out.push("}");
     lines
+}
+
+/// Whether a path in the row's own code begins with, or goes through, the name of one of the modules.
+fn names_a_module(row: &CorpusRow, items: &[Item]) -> bool {
+    let modules = items.iter().filter_map(|item| match item {
+        Item::Mod(module) => Some(module.ident.to_string()),
+        _ => None,
+    });
+    let names: BTreeSet<String> = modules.collect();
+    let mut texts = row.context.imports.iter().chain(&row.context.items).chain([&row.function_code]);
+    texts.any(|text| text.parse().is_ok_and(|tokens| holds_path_part(tokens, &names)))
+}
+
+fn holds_path_part(stream: TokenStream, names: &BTreeSet<String>) -> bool {
+    let tokens: Vec<TokenTree> = stream.into_iter().collect();
+    tokens.iter().enumerate().any(|(i, token)| match token {
+        TokenTree::Group(group) => holds_path_part(group.stream(), names),
+        TokenTree::Ident(ident) => {
+            let is_colon = |token: Option<&TokenTree>| matches!(token, Some(TokenTree::Punct(punct)) if punct.as_char() == ':');
+            let goes_on = is_colon(tokens.get(i + 1)) && is_colon(tokens.get(i + 2));
+            goes_on && names.contains(&ident.to_string())
+        }
+        _ => false,
+    })
 }
 
 #[derive(Debug, Default)]
@@ -80,9 +113,10 @@ impl Source {
 }
 
 /// Takes the test code out of a completion: the fenced blocks that hold tests, else the first Rust block, else the text
-/// with the prose around it taken off. What does not parse comes back as it is; nothing is repaired.
+/// with the prose around it taken off, in lines that end with `\n`. What does not parse comes back as it is; nothing is repaired.
 pub fn extract_code(completion: &str) -> String {
-    let text = completion.replace("\r\n", "\n");
+    // A mark that opens a file is no part of its code, and an error anywhere else.
+    let text = completion.trim_start_matches('\u{feff}').replace("\r\n", "\n");
     let blocks = rust_blocks(&text);
     if !blocks.is_empty() {
         let with_tests: Vec<&str> =

@@ -76,6 +76,21 @@ fn a_module_of_its_own_is_placed_as_it_is() {
     assert_eq!(lines(&placed.source, placed.tests_lines), code);
 }
 
+/// At the root `mod tokio` would take the place of the library, for the function too.
+#[test]
+fn a_module_that_the_function_names_does_not_come_between() {
+    let mut row = row();
+    row.function_code = "pub fn f() -> u32 {\n    cfg::VALUE\n}".into();
+    let code = "mod cfg {\n    pub const VALUE: u32 = 1;\n}\nmod tests {\n    use super::*;\n    #[test]\n    fn a() {}\n}";
+    let placed = assemble(&row, Some(code));
+    assert_eq!(placed.source.matches("mod tests {").count(), 2, "{}", placed.source);
+    assert_eq!(lines(&placed.source, placed.tests_lines), code);
+    row.function_code = "/// Of cfg.\npub fn f(cfg: u32) -> u32 {\n    cfg\n}".into();
+    assert_eq!(assemble(&row, Some(code)).source.matches("mod tests {").count(), 1);
+    row.function_code = "/// Of cfg::VALUE.\npub fn f(a: u32) -> u32 {\n    a\n}".into();
+    assert_eq!(assemble(&row, Some(code)).source.matches("mod tests {").count(), 1);
+}
+
 #[test]
 fn text_that_does_not_parse_is_still_placed() {
     let placed = assemble(&row(), Some("fn broken( {"));
@@ -103,4 +118,9 @@ fn what_can_not_be_read_comes_back_unchanged() {
     assert_eq!(extract_code("I can't do that."), "I can't do that.");
     assert_eq!(extract_code("#[test]\nfn a() { assert_eq!(1,"), "#[test]\nfn a() { assert_eq!(1,");
     assert_eq!(extract_code(""), "");
+}
+
+#[test]
+fn marks_of_files_are_no_code() {
+    assert_eq!(extract_code("\u{feff}#[test]\r\nfn a() {}\r\n"), "#[test]\nfn a() {}");
 }

@@ -43,7 +43,11 @@ pub(crate) fn tasks(dir: &Path, samples: &[Sample]) -> Result<BTreeMap<String, (
                     .at(format!("{}:{}", path.display(), i + 1))
                     .next("build the corpus again")
             })?;
-            tasks.insert(row.id.clone(), (row, focal));
+            if let Some((row, _)) = tasks.insert(row.id.clone(), (row, focal)) {
+                return Err(StageError::failed(format!("the row `{}` occurs twice", row.id))
+                    .at(format!("{}:{}", path.display(), i + 1))
+                    .next("build the corpus again"));
+            }
         }
     }
     match wanted.iter().find(|task| !tasks.contains_key(**task)) {

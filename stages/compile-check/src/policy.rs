@@ -9,7 +9,7 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 const MACROS: [&str; 8] =
     ["include", "include_str", "include_bytes", "env", "option_env", "asm", "global_asm", "naked_asm"];
 /// Words that have no other use: refused wherever they stand, because a macro may carry them to their place.
-const WORDS: [&str; 11] = [
+const WORDS: [&str; 12] = [
     "include_str",
     "include_bytes",
     "option_env",
@@ -21,8 +21,11 @@ const WORDS: [&str; 11] = [
     "no_mangle",
     "export_name",
     "global_allocator",
+    // Names of the function's own crate: `vec!` would not be the standard library's any more.
+    "macro_export",
 ];
-const STD_MODULES: [&str; 5] = ["env", "fs", "net", "os", "process"];
+const STD_MODULES: [&str; 7] = ["arch", "env", "fs", "include", "net", "os", "process"];
+const CORE_MODULES: [&str; 3] = ["arch", "env", "include"];
 const TOKIO_MODULES: [&str; 4] = ["fs", "net", "process", "signal"];
 const ATTRIBUTES: [&str; 10] = [
     "path",
@@ -68,9 +71,7 @@ fn ident_reason(name: &str, rest: &[TokenTree]) -> Option<String> {
         return Some(format!("`{bare}`: a name of the harness itself"));
     }
     if WORDS.contains(&bare) {
-        return Some(format!(
-            "`{bare}`: reads a file, depends on the environment or reaches past the language"
-        ));
+        return Some(format!("`{bare}`: reads a file, depends on the environment or reaches past the tests"));
     }
     let is_call = is_punct(rest.get(1), '!') && matches!(rest.get(2), Some(TokenTree::Group(_)));
     if is_call && MACROS.contains(&bare) {
@@ -82,16 +83,22 @@ fn ident_reason(name: &str, rest: &[TokenTree]) -> Option<String> {
         return Some(format!("`{bare}!`: {reason}"));
     }
     match bare {
-        "std" | "tokio" => {
-            let modules: &[&str] = if bare == "std" { &STD_MODULES } else { &TOKIO_MODULES };
+        "std" | "core" | "tokio" => {
+            let modules: &[&str] = match bare {
+                "std" => &STD_MODULES,
+                "core" => &CORE_MODULES,
+                _ => &TOKIO_MODULES,
+            };
             let is_path = is_punct(rest.get(1), ':') && is_punct(rest.get(2), ':');
             if bare == "std" && !is_path || is_path && is_punct(rest.get(3), '$') {
                 return Some(format!(
                     "`{bare}` under another name, or with a path that a macro puts together"
                 ));
             }
-            let module = forbidden_after(&rest[1..], modules)?;
-            Some(format!("`{bare}::{module}`: files, processes, variables and the network are out of bounds"))
+            let module = if is_path { forbidden_in(&rest[3..], modules)? } else { return None };
+            Some(format!(
+                "`{bare}::{module}`: files, processes, variables, the network and the machine are out of bounds"
+            ))
         }
         "extern" if !matches!(rest.get(1), Some(TokenTree::Ident(word)) if word == "crate") => {
             Some("`extern`: foreign functions".to_owned())
@@ -100,20 +107,19 @@ fn ident_reason(name: &str, rest: &[TokenTree]) -> Option<String> {
     }
 }
 
-/// The module of the list that a path goes on to: `::fs`, `::{fs, io}`, `::{self as s, fs::File}`.
-fn forbidden_after(rest: &[TokenTree], modules: &[&str]) -> Option<String> {
-    if !(is_punct(rest.first(), ':') && is_punct(rest.get(1), ':')) {
-        return None;
-    }
-    match rest.get(2)? {
+/// The module of the list that the rest of a path names: `fs`, `{fs, io}`, `{io, {fs::File}}`. A glob brings all of them,
+/// and so does another name for the root.
+fn forbidden_in(rest: &[TokenTree], modules: &[&str]) -> Option<String> {
+    match rest.first()? {
+        TokenTree::Ident(ident) if ident == "self" => {
+            matches!(rest.get(1), Some(TokenTree::Ident(word)) if word == "as").then(|| "self".to_owned())
+        }
         TokenTree::Ident(ident) => Some(plain(ident)).filter(|name| modules.contains(&name.as_str())),
-        TokenTree::Group(group) => {
+        TokenTree::Punct(punct) if punct.as_char() == '*' => Some("*".to_owned()),
+        TokenTree::Group(group) if group.delimiter() == Delimiter::Brace => {
             let tokens: Vec<TokenTree> = group.stream().into_iter().collect();
             let mut parts = tokens.split(|token| is_punct(Some(token), ','));
-            parts.find_map(|part| match part.first()? {
-                TokenTree::Ident(ident) => Some(plain(ident)).filter(|name| modules.contains(&name.as_str())),
-                _ => None,
-            })
+            parts.find_map(|part| forbidden_in(part, modules))
         }
         _ => None,
     }
@@ -188,6 +194,16 @@ mod tests {
             "macro_rules! m { ($s:ident) => { $s::process::exit(0) } } m!(std);",
             "#[test] fn t() { assert!(std::env::var(\"CI\").is_err()); }",
             "fn r#include_str() {}",
+            "use std::*;",
+            "use std::{*};",
+            "use std::{self as s};",
+            "use std::{{fs}};",
+            "use std::{io, {net::TcpStream}};",
+            "use core::include as i;",
+            "use core::{fmt, env as e};",
+            "use core::arch::asm as a;",
+            "#[macro_export] macro_rules! vec { () => { 1 } }",
+            "macro_rules! attr { ($a:meta) => { #[$a] macro_rules! vec { () => { 1 } } } } attr!(macro_export);",
         ] {
             assert!(refusal(code).is_some(), "{code}");
         }
@@ -203,6 +219,9 @@ mod tests {
             "/// Of a #[path].\n#[test] fn t() { assert_eq!(include(1), 1); }",
             "use std::{io, path::Path}; #[tokio::test] async fn t() { tokio::time::pause(); }",
             "#[test] fn t() { let env = 1; assert!(env != 2); }",
+            "use std::io::{self, Write}; use std::fmt::*; use std::{io::*, fmt::{self as f}};",
+            "macro_rules! m { ($e:expr) => { assert!($e) } } #[test] fn t() { m!(!f(1)); }",
+            "use core::fmt::Write; #[test] fn t() { let include = core::cmp::max(1, 2); assert!(include as f64 != 1.0); }",
             "not rust at all \"",
             "",
         ] {

@@ -29,8 +29,8 @@ pub(crate) fn page(report: &MutationReport, results: &TestResults) -> String {
     controls(&mut out, results);
     filters(&mut out, report);
     table(&mut out, report, &raw);
-    for (name, file) in &report.files {
-        function(&mut out, name, file, raw.get(task(name)).copied());
+    for (i, (name, file)) in report.files.iter().enumerate() {
+        function(&mut out, i, name, file, raw.get(task(name)).copied());
     }
     foot(&mut out, results);
     out
@@ -143,11 +143,11 @@ fn filters(out: &mut String, report: &MutationReport) {
 
 fn table(out: &mut String, report: &MutationReport, raw: &BTreeMap<&str, &SampleResult>) {
     out.push_str(
-        "<table>\n<thead><tr><th>function</th><th>tests</th><th class=\"n\">killed</th><th class=\"n\">timed out</th>\
+        "<div class=\"wide\">\n<table>\n<thead><tr><th>function</th><th>tests</th><th class=\"n\">killed</th><th class=\"n\">timed out</th>\
          <th class=\"n\">survived</th><th class=\"n\">not covered</th><th class=\"n\">branches</th><th class=\"n\">score</th>\
          </tr></thead>\n<tbody>\n",
     );
-    for (name, file) in &report.files {
+    for (i, (name, file)) in report.files.iter().enumerate() {
         let sample = raw.get(task(name)).copied();
         let count = |status| file.mutants.iter().filter(|m| m.status == status).count();
         let (killed, counted) = score(file.mutants.iter());
@@ -159,7 +159,7 @@ fn table(out: &mut String, report: &MutationReport, raw: &BTreeMap<&str, &Sample
             "<tr><td><a href=\"#{}\">{}</a></td><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td>\
              <td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{branches}</td>\
              <td class=\"n\"><meter min=\"0\" max=\"1\" value=\"{:.3}\"></meter> {}</td></tr>\n",
-            anchor(name),
+            anchor(i, name),
             escape(task(name)),
             state(sample),
             count(MutantStatus::Killed),
@@ -170,7 +170,7 @@ fn table(out: &mut String, report: &MutationReport, raw: &BTreeMap<&str, &Sample
             percent(killed, counted),
         );
     }
-    out.push_str("</tbody>\n</table>\n");
+    out.push_str("</tbody>\n</table>\n</div>\n");
 }
 
 fn state(sample: Option<&SampleResult>) -> &'static str {
@@ -181,12 +181,12 @@ fn state(sample: Option<&SampleResult>) -> &'static str {
     }
 }
 
-fn function(out: &mut String, name: &str, file: &MutatedFile, sample: Option<&SampleResult>) {
+fn function(out: &mut String, i: usize, name: &str, file: &MutatedFile, sample: Option<&SampleResult>) {
     let (killed, counted) = score(file.mutants.iter());
     put!(
         out,
         "<section id=\"{}\">\n<h3>{}</h3>\n<p>Tests {}. {killed} of {counted} mutants noticed ({}).</p>\n",
-        anchor(name),
+        anchor(i, name),
         escape(task(name)),
         state(sample),
         percent(killed, counted)
@@ -248,8 +248,11 @@ fn short(text: &str) -> String {
     if line.chars().count() <= 80 { line } else { line.chars().take(79).chain(['…']).collect() }
 }
 
-fn anchor(name: &str) -> String {
-    name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect()
+/// The number keeps `a/b` and `a_b` apart.
+fn anchor(i: usize, name: &str) -> String {
+    let word: String =
+        name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect();
+    format!("{word}-{}", i + 1)
 }
 
 fn foot(out: &mut String, results: &TestResults) {

@@ -44,6 +44,14 @@ pub(crate) fn compiled(dir: &Path, samples: &[Sample]) -> Result<Vec<CompileResu
             .at(path.display().to_string())
             .next("give the output `compile` of compile-check on these samples"));
         };
+        if result.tests != subject::extract_code(&sample.completion) {
+            let (task, idx, round) = key;
+            return Err(StageError::failed(format!(
+                "the tests of sample {idx} of task `{task}`, round {round}, are not those of its completion"
+            ))
+            .at(path.display().to_string())
+            .next("give the output `compile` of compile-check on these samples"));
+        }
         found.push(result);
     }
     Ok(found)
@@ -54,9 +62,14 @@ pub(crate) fn rows(dir: &Path, samples: &[Sample]) -> Result<BTreeMap<String, Co
     let wanted: BTreeSet<&str> = samples.iter().map(|sample| sample.task_id.as_str()).collect();
     let mut rows = BTreeMap::new();
     for path in row_files(dir)? {
-        for row in files::read_jsonl::<CorpusRow>(&path)? {
-            if wanted.contains(row.id.as_str()) {
-                rows.insert(row.id.clone(), row);
+        for (i, row) in files::read_jsonl::<CorpusRow>(&path)?.into_iter().enumerate() {
+            if !wanted.contains(row.id.as_str()) {
+                continue;
+            }
+            if let Some(row) = rows.insert(row.id.clone(), row) {
+                return Err(StageError::failed(format!("the row `{}` occurs twice", row.id))
+                    .at(format!("{}:{}", path.display(), i + 1))
+                    .next("build the corpus again"));
             }
         }
     }

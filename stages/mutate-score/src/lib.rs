@@ -123,7 +123,7 @@ impl Stage for MutateScore {
         let options = params.options(context.seed());
         let work = Work { harness: &harness, context, options: &options, control_rows: params.control_rows };
         let scored = work.run(&rows, &samples, &compiled)?;
-        write(context, &harness, &params, &scored)?;
+        write(context, &harness, &scored)?;
         if context.wants("timings") {
             let wall_s = started.elapsed().as_secs_f64();
             let timings = MutationTimings {
@@ -170,13 +170,13 @@ pub(crate) fn failed(error: ScoreError) -> StageError {
     StageError::failed(error.to_string()).next(next).because(error)
 }
 
-fn write(context: &Context, harness: &Harness, params: &Params, scored: &Scored<'_>) -> Result<()> {
+fn write(context: &Context, harness: &Harness, scored: &Scored<'_>) -> Result<()> {
     let dir = context.output_dir("mutation")?;
     let results = TestResults {
         schema_version: MUTATION_SCHEMA_VERSION,
         toolchain: harness.toolchain().version.clone(),
         isolation: harness.sandbox().isolation().clone(),
-        samples: scored.results(params.runs),
+        samples: scored.results(),
         controls: scored.controls(),
     };
     summarize(context, &results);

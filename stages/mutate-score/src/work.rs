@@ -205,11 +205,11 @@ impl ReadyRow<'_> {
 
 impl Scored<'_> {
     /// Per sample, in the order of samples.jsonl.
-    pub(crate) fn results(&self, runs: u32) -> Vec<SampleResult> {
-        self.samples.iter().map(|scored| self.result(scored, runs)).collect()
+    pub(crate) fn results(&self) -> Vec<SampleResult> {
+        self.samples.iter().map(|scored| self.result(scored)).collect()
     }
 
-    fn result(&self, scored: &ScoredSample<'_>, runs: u32) -> SampleResult {
+    fn result(&self, scored: &ScoredSample<'_>) -> SampleResult {
         let row = self.rows.get(scored.sample.task_id.as_str());
         let score = scored.score.as_ref();
         let passed = score.is_some_and(|score| score.passed);
@@ -227,7 +227,7 @@ impl Scored<'_> {
             stratum: row.and_then(|row| row.row.metadata.stratum.clone()),
             compiled: is_compiled(scored.compile),
             passed,
-            runs: if score.is_some_and(|score| score.compiled) { runs } else { 0 },
+            runs: score.map_or(0, |score| score.n_runs),
             tests: score.map(|score| score.tests.clone()).unwrap_or_default(),
             mutants: score.and_then(SuiteScore::counts),
             coverage,

@@ -261,6 +261,30 @@ fn damaged_and_missing_inputs_name_their_place() {
     results.samples.clear();
     files::write_json(&path, &results).unwrap();
     assert!(case.run("out").unwrap_err().to_string().contains("no result for sample 0"));
+
+    let case = Case::new(&rows(), &[("a/clamp", 0, CLAMP_TESTS, true)]);
+    let other = CLAMP_TESTS.replace("-5", "-6");
+    files::write_jsonl(&case.path("samples/samples.jsonl"), &[sample("a/clamp", 0, &other)]).unwrap();
+    let error = case.run("out").unwrap_err();
+    assert!(error.to_string().contains("not those of its completion"), "{error}");
+
+    let twice = [row("a/clamp", CLAMP, CLAMP_TESTS), row("a/clamp", SUM, CLAMP_TESTS)];
+    let case = Case::new(&twice, &[("a/clamp", 0, CLAMP_TESTS, true)]);
+    let error = case.run("out").unwrap_err();
+    assert!(error.to_string().contains("occurs twice"), "{error}");
+    assert!(error.place().unwrap().ends_with("holdout.jsonl:2"), "{error}");
+}
+
+/// Thousands of tests in one sample, more than a variable could name, are one suite like any other.
+#[test]
+fn a_sample_with_thousands_of_tests_ends_no_stage() {
+    let many: String = (0..2500)
+        .map(|i| format!("#[test]\nfn the_sum_of_the_first_numbers_is_what_it_is_for_case_{i}() {{ assert_eq!(sum(5), 10); }}\n"))
+        .collect();
+    let case = Case::new(&rows(), &[("b/sum", 0, many.trim_end(), true)]);
+    let out = case.run("out").unwrap();
+    let results: TestResults = files::read_json(&out.join("test_results.json")).unwrap();
+    assert_eq!((results.samples[0].tests.len(), results.samples[0].passed), (2500, true));
 }
 
 #[test]

@@ -9,6 +9,9 @@ unsafe extern "C" {
     fn getppid() -> i32;
     fn setsid() -> i32;
     fn syscall(number: i64, ...) -> i64;
+    fn fcntl(fd: i32, command: i32, ...) -> i32;
+    fn execv(path: *const std::ffi::c_char, args: *const *const std::ffi::c_char) -> i32;
+    fn setrlimit(resource: u32, limits: *const [u64; 2]) -> i32;
 }
 
 fn verdict(worked: bool) -> ! {
@@ -37,6 +40,40 @@ fn main() {
             let pid: i32 = args[2].parse().unwrap();
             verdict(unsafe { syscall(234, pid, pid, 0) } == 0)
         }
+        "system-call" => {
+            let number: i64 = args[2].parse().unwrap();
+            let zeros = [0_u8; 512];
+            // A size, flags and a pointer: enough for each call here to be answered otherwise than by a refusal.
+            let result = unsafe { syscall(number, 1_i64, zeros.as_ptr(), 0_i64, 0_i64, 0_i64) };
+            let error = std::io::Error::last_os_error().raw_os_error();
+            verdict(result >= 0 || !matches!(error, Some(1 | 13 | 38)))
+        }
+        // The kernel signals the owner of a pipe when something comes through it.
+        "signal-by-pipe" => {
+            use std::os::fd::AsRawFd;
+            let (reader, mut writer) = std::io::pipe().unwrap();
+            let (fd, pid) = (reader.as_raw_fd(), args[2].parse::<i32>().unwrap());
+            let (set_flags, o_async, set_owner, set_signal, sigusr1) = (4, 0x2000, 8, 10, 10);
+            let owned = unsafe {
+                fcntl(fd, set_signal, sigusr1) == 0 && fcntl(fd, set_owner, pid) == 0 && fcntl(fd, set_flags, o_async) == 0
+            };
+            verdict(owned && writer.write_all(b"x").is_ok())
+        }
+        "exec-from-memory" => {
+            use std::os::fd::FromRawFd;
+            let fd = unsafe { syscall(319, c"program".as_ptr(), 0_i64) };
+            if fd < 0 {
+                verdict(false);
+            }
+            let mut file = unsafe { std::fs::File::from_raw_fd(fd as i32) };
+            // It may read its own program.
+            file.write_all(&std::fs::read("/proc/self/exe").unwrap()).unwrap();
+            let path = std::ffi::CString::new(format!("/proc/self/fd/{fd}")).unwrap();
+            let list = [path.as_ptr(), c"nothing".as_ptr(), std::ptr::null()];
+            unsafe { execv(path.as_ptr(), list.as_ptr()) };
+            verdict(false)
+        }
+        "raise-limit" => verdict(unsafe { setrlimit(args[2].parse().unwrap(), &[u64::MAX, u64::MAX]) } == 0),
         "leave-group" => verdict(unsafe { setsid() } > 0),
         "env" => verdict(std::env::vars().next().is_some()),
         "stdin" => {

@@ -15,6 +15,8 @@ use crate::{FocalFn, TestSuite, macros};
 pub(super) struct Focal<'f> {
     pub function: &'f FocalFn,
     helpers: BTreeSet<String>,
+    /// The suite has something else of that name: only `super::name` and `crate::name` are the function, and no method is.
+    qualified: bool,
 }
 
 /// A call, with all the values that go in.
@@ -25,10 +27,10 @@ pub(super) struct FocalCall<'e> {
 }
 
 impl<'f> Focal<'f> {
-    pub(super) fn new(function: &'f FocalFn, suite: &TestSuite) -> Self {
+    pub(super) fn new(function: &'f FocalFn, suite: &TestSuite, qualified: bool) -> Self {
         let mut helpers = Helpers(Vec::new());
         suite.modules.iter().flat_map(|module| &module.items).for_each(|item| helpers.visit_item(item));
-        let mut focal = Self { function, helpers: BTreeSet::new() };
+        let mut focal = Self { function, helpers: BTreeSet::new(), qualified };
         loop {
             let calling =
                 helpers.0.iter().filter(|helper| focal.calls_in(|search| search.visit_block(&helper.block)));
@@ -91,6 +93,10 @@ impl<'f> Focal<'f> {
         if *last != self.function.name {
             return false;
         }
+        if self.qualified {
+            let before = before.first().map(String::as_str);
+            return self.function.self_type.is_none() && matches!(before, Some("super" | "crate"));
+        }
         let owner =
             path.qself.as_ref().and_then(|qself| type_name(&qself.ty)).or_else(|| before.last().cloned());
         match (&self.function.self_type, owner) {
@@ -112,6 +118,9 @@ impl<'f> Focal<'f> {
     }
 
     fn is_method(&self, method: &str, trait_name: &str) -> bool {
+        if self.qualified {
+            return false;
+        }
         let own = method == self.function.name && self.function.has_receiver;
         own || match trait_name {
             "FromStr" => method == "parse",
