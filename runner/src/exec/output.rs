@@ -14,18 +14,26 @@ const TAIL: usize = 20;
 /// A line longer than this is written in pieces.
 const LONGEST_LINE: usize = 64 * 1024;
 
+/// Bytes of one attempt's log; what comes after is only seen in the last lines.
+const LARGEST_LOG: u64 = if cfg!(test) { 1 << 20 } else { 64 << 20 };
+
 struct Sink {
+    written: u64,
     file: Option<File>,
     tail: VecDeque<String>,
 }
 
 impl Sink {
     fn write(&mut self, line: &[u8]) {
-        if let Some(file) = &mut self.file
-            && file.write_all(line).is_err()
-        {
+        self.written += line.len() as u64;
+        let full = self.written > LARGEST_LOG;
+        if let Some(file) = &mut self.file {
+            let written =
+                if full { writeln!(file, "\n[the log ends here: 64 MiB]") } else { file.write_all(line) };
             // A full disk ends the log, not the stage.
-            self.file = None;
+            if full || written.is_err() {
+                self.file = None;
+            }
         }
         let text = String::from_utf8_lossy(line).trim_end().to_owned();
         if !text.is_empty() {
@@ -50,7 +58,8 @@ impl LogCapture {
         secrets: &Secrets,
         pipes: Vec<Box<dyn Read + Send>>,
     ) -> std::io::Result<Self> {
-        let sink = Arc::new(Mutex::new(Sink { file: Some(File::create(log)?), tail: VecDeque::new() }));
+        let sink =
+            Arc::new(Mutex::new(Sink { written: 0, file: Some(File::create(log)?), tail: VecDeque::new() }));
         let (send, done) = channel();
         let readers = pipes.len();
         for pipe in pipes {
@@ -128,6 +137,20 @@ mod tests {
         assert_eq!(tail.last().unwrap(), "no newline ***");
         let written = std::fs::read_to_string(&log).unwrap();
         assert!(written.starts_with("line 0 ***\n") && !written.contains("s3cret"));
+    }
+
+    #[test]
+    fn a_flood_ends_the_log_and_the_tail_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        let flood = std::io::repeat(b'x').take(LARGEST_LOG + 1000).chain(std::io::Cursor::new("\nthe end\n"));
+        let tail = LogCapture::start(&log, &Secrets::default(), vec![Box::new(flood)]).unwrap();
+        while tail.sink.lock().unwrap().written < LARGEST_LOG + 1009 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(tail.finish().last().unwrap(), "the end");
+        let kept = std::fs::read(&log).unwrap();
+        assert!(kept.len() as u64 <= LARGEST_LOG + 100 && kept.ends_with(b"[the log ends here: 64 MiB]\n"));
     }
 
     #[test]
