@@ -9,6 +9,11 @@ pub enum EngineError {
     /// The loss or the gradient is NaN or infinite; parameters are as they were before the step.
     #[error("{what} is not finite at step {step}: lower the learning rate, or look at the data of this step")]
     NonFinite { what: &'static str, step: u64 },
+    /// Finite weights, and numbers that overflow all the same.
+    #[error(
+        "request {request}: the logits after {position} tokens are not finite numbers: the weights overflow"
+    )]
+    Logits { request: usize, position: u64 },
     /// No token of the step carries a loss.
     #[error("step {step} has no token with a label: nothing to learn from")]
     NoLabels { step: u64 },

@@ -161,7 +161,7 @@ impl Generator {
                 let position = sequence.ids.len() as u64;
                 let (sampling, banned) = (&request.sampling, request.banned_from);
                 let id = choose(row, sampling, request.sequence_id, position, banned)
-                    .ok_or(EngineError::NonFinite { what: "a logit", step: position })?;
+                    .ok_or(EngineError::Logits { request: sequence.request, position })?;
                 let stop = request.stop_ids.contains(&id);
                 if !stop {
                     sequence.ids.push(id);

@@ -340,7 +340,7 @@ impl Model {
             layers: config.num_hidden_layers,
             query_heads: config.num_attention_heads,
             kv_heads: config.num_key_value_heads,
-            head_dim: config.head_dim(),
+            head_dim: config.head_dim,
             ffn: config.intermediate_size,
             vocab: config.vocab_size,
             norm_eps: config.rms_norm_eps,

@@ -235,7 +235,7 @@ impl Adapter {
     /// Whether the tensors are exactly those that the configuration asks for on a model of this shape.
     ///
     /// # Errors
-    /// Names the first tensor that is missing, unexpected or of another shape; `place` names the file.
+    /// Names the first tensor that is missing, unexpected, of another shape or not finite; `place` names the file.
     pub fn check(&self, model: &Config, place: &str) -> Result<()> {
         let expected: BTreeMap<String, Vec<usize>> = expected(model, &self.config).into_iter().collect();
         for (name, shape) in &expected {
@@ -246,6 +246,9 @@ impl Adapter {
             if tensor.shape() != shape {
                 let message =
                     format!("has the shape {:?}, r and the base model ask for {shape:?}", tensor.shape());
+                return Err(ModelError::adapter(at, message));
+            }
+            if let Some(message) = weights::not_finite(tensor) {
                 return Err(ModelError::adapter(at, message));
             }
         }

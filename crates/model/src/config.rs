@@ -23,6 +23,8 @@ pub struct Config {
     pub num_hidden_layers: usize,
     pub num_attention_heads: usize,
     pub num_key_value_heads: usize,
+    /// Width of one attention head; all query heads together may be wider or narrower than `hidden_size`.
+    pub head_dim: usize,
     /// Rows of the embedding; may be more than the tokenizer has entries.
     pub vocab_size: usize,
     pub max_position_embeddings: usize,
@@ -33,14 +35,14 @@ pub struct Config {
 }
 
 impl Config {
-    /// Width of one attention head.
-    pub fn head_dim(&self) -> usize {
-        self.hidden_size / self.num_attention_heads
+    /// Width of the queries of one token.
+    pub fn q_dim(&self) -> usize {
+        self.head_dim * self.num_attention_heads
     }
 
     /// Width of the keys and of the values of one token.
     pub fn kv_dim(&self) -> usize {
-        self.head_dim() * self.num_key_value_heads
+        self.head_dim * self.num_key_value_heads
     }
 
     /// Query heads that share one key-value head.
@@ -75,13 +77,15 @@ impl Config {
         };
         let fields = Fields { object: &object, place };
         fields.refuse_unsupported()?;
+        let hidden_size = fields.required("hidden_size")?;
         let num_attention_heads = fields.required("num_attention_heads")?;
         let config = Self {
-            hidden_size: fields.required("hidden_size")?,
+            hidden_size,
             intermediate_size: fields.required("intermediate_size")?,
             num_hidden_layers: fields.required("num_hidden_layers")?,
             num_attention_heads,
             num_key_value_heads: fields.size("num_key_value_heads")?.unwrap_or(num_attention_heads),
+            head_dim: fields.head_dim(hidden_size, num_attention_heads)?,
             vocab_size: fields.required("vocab_size")?,
             max_position_embeddings: fields.size("max_position_embeddings")?.unwrap_or(32_768),
             rope_theta: fields.rope_theta()?,
@@ -89,15 +93,6 @@ impl Config {
             tie_word_embeddings: fields.boolean("tie_word_embeddings")?.unwrap_or(false),
         };
         config.check().map_err(|(field, message)| fields.error(field, message))?;
-        if let Some(head_dim) = fields.size("head_dim")?
-            && head_dim != config.head_dim()
-        {
-            let computed = config.head_dim();
-            return Err(fields.error(
-                "head_dim",
-                format!("is {head_dim}, and hidden_size / num_attention_heads is {computed}"),
-            ));
-        }
         fields.check_layer_types(config.num_hidden_layers)?;
         Ok(config)
     }
@@ -110,6 +105,7 @@ impl Config {
             ("num_hidden_layers", self.num_hidden_layers),
             ("num_attention_heads", self.num_attention_heads),
             ("num_key_value_heads", self.num_key_value_heads),
+            ("head_dim", self.head_dim),
             ("vocab_size", self.vocab_size),
             ("max_position_embeddings", self.max_position_embeddings),
         ];
@@ -119,15 +115,15 @@ impl Config {
                 return Err((field, format!("is {value}, and must be from 1 to {max}")));
             }
         }
-        let (hidden, heads, kv) = (self.hidden_size, self.num_attention_heads, self.num_key_value_heads);
-        if hidden % heads != 0 {
-            return Err(("hidden_size", format!("is {hidden}, no multiple of the {heads} attention heads")));
-        }
-        if !self.head_dim().is_multiple_of(2) {
+        if !self.head_dim.is_multiple_of(2) {
             return Err((
-                "hidden_size",
-                format!("gives heads of {} values; rotary positions need an even number", self.head_dim()),
+                "head_dim",
+                format!("is {}, and rotary positions need an even number", self.head_dim),
             ));
+        }
+        let (heads, kv) = (self.num_attention_heads, self.num_key_value_heads);
+        if heads.max(kv) > DIMENSION_MAX / self.head_dim {
+            return Err(("head_dim", format!("is {}, too wide for {heads} attention heads", self.head_dim)));
         }
         if heads % kv != 0 {
             return Err((
@@ -148,7 +144,7 @@ impl Config {
     ///
     /// `dtype` is that of the weights beside it: `float32`, `bfloat16`, `float16`.
     pub fn to_json(&self, dtype: crate::Dtype) -> String {
-        let value = json!({
+        let mut value = json!({
             "architectures": ["Qwen2ForCausalLM"],
             "attention_dropout": 0.0,
             "hidden_act": "silu",
@@ -168,6 +164,9 @@ impl Config {
             "use_sliding_window": false,
             "vocab_size": self.vocab_size,
         });
+        if self.q_dim() != self.hidden_size {
+            value["head_dim"] = json!(self.head_dim);
+        }
         format!("{value:#}\n")
     }
 }
@@ -272,6 +271,18 @@ impl Fields<'_> {
 
     fn required(&self, field: &str) -> Result<usize> {
         self.size(field)?.ok_or_else(|| self.error(field, "is missing"))
+    }
+
+    /// As transformers reads it: `hidden_size / num_attention_heads` where it is not given.
+    fn head_dim(&self, hidden: usize, heads: usize) -> Result<usize> {
+        if let Some(head_dim) = self.size("head_dim")? {
+            return Ok(head_dim);
+        }
+        if heads == 0 || !hidden.is_multiple_of(heads) {
+            let message = format!("is {hidden}, no multiple of the {heads} attention heads");
+            return Err(self.error("hidden_size", message));
+        }
+        Ok(hidden / heads)
     }
 
     fn number(&self, field: &str) -> Result<Option<f64>> {

@@ -49,7 +49,8 @@ impl Projection {
     pub fn shape(self, config: &Config) -> (usize, usize) {
         let (hidden, kv, ffn) = (config.hidden_size, config.kv_dim(), config.intermediate_size);
         match self {
-            Self::Q | Self::O => (hidden, hidden),
+            Self::Q => (config.q_dim(), hidden),
+            Self::O => (hidden, config.q_dim()),
             Self::K | Self::V => (kv, hidden),
             Self::Gate | Self::Up => (ffn, hidden),
             Self::Down => (hidden, ffn),

@@ -116,6 +116,28 @@ impl Tensor {
         }
     }
 
+    /// The first number that is infinite or not a number: its index and value.
+    pub fn first_not_finite(&self) -> Option<(usize, f32)> {
+        let bytes = self.bytes();
+        let index = match self.dtype {
+            Dtype::F32 => bytes
+                .as_chunks::<4>()
+                .0
+                .iter()
+                .position(|b| u32::from_le_bytes(*b) & 0x7f80_0000 == 0x7f80_0000),
+            Dtype::Bf16 => {
+                bytes.as_chunks::<2>().0.iter().position(|b| u16::from_le_bytes(*b) & 0x7f80 == 0x7f80)
+            }
+            Dtype::F16 => {
+                bytes.as_chunks::<2>().0.iter().position(|b| u16::from_le_bytes(*b) & 0x7c00 == 0x7c00)
+            }
+        }?;
+        let size = self.dtype.size();
+        let start = self.range.start + index * size;
+        let found = Self { shape: vec![1], range: start..start + size, ..self.clone() };
+        found.to_f32().first().map(|&value| (index, value))
+    }
+
     /// The same numbers in another dtype, rounded to nearest, ties to even.
     #[must_use]
     pub fn to_dtype(&self, dtype: Dtype) -> Self {

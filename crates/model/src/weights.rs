@@ -36,7 +36,7 @@ impl Weights {
     ///
     /// # Errors
     /// A file is missing or damaged, a tensor is missing, unexpected, of another shape or of a dtype other than
-    /// float32, bfloat16 and float16; the message names file and tensor.
+    /// float32, bfloat16 and float16, or holds a NaN or an infinity; the message names file and tensor.
     pub fn load(dir: &Path, config: &Config) -> Result<Self> {
         let place = dir.join(FILE);
         let tensors =
@@ -81,6 +81,9 @@ impl Weights {
             let found = tensors[name].shape();
             if found != shape {
                 let message = format!("has the shape {found:?}, config.json asks for {shape:?}");
+                return Err(ModelError::weights(format!("{place}: {name}"), message));
+            }
+            if let Some(message) = not_finite(&tensors[name]) {
                 return Err(ModelError::weights(format!("{place}: {name}"), message));
             }
         }
@@ -139,6 +142,12 @@ impl Weights {
             }
         }
     }
+}
+
+/// What is wrong with a tensor that holds a NaN or an infinity.
+pub(crate) fn not_finite(tensor: &Tensor) -> Option<String> {
+    let (index, value) = tensor.first_not_finite()?;
+    Some(format!("value {index} of {} is {value}: weights must be finite numbers", tensor.len()))
 }
 
 pub(crate) fn hash_tensor(hasher: &mut Sha256, name: &str, tensor: &Tensor) {

@@ -2,7 +2,10 @@
 
 mod common;
 
+use std::collections::BTreeMap;
+
 use model::config::{Config, GenerationConfig};
+use model::names::Projection;
 use model::{Dtype, init, names};
 use serde_json::{Value, json};
 
@@ -28,7 +31,7 @@ fn both_spellings_of_rope_theta_load() {
     nested["rope_theta"] = json!(10.0);
     assert!(Config::from_json(&nested.to_string()).unwrap_err().to_string().contains("rope_theta"));
     let golden = Config::from_dir(&common::golden("qwen2-gqa7/model")).unwrap();
-    assert_eq!((golden.rope_theta, golden.group_size(), golden.head_dim()), (1e6, 7, 64));
+    assert_eq!((golden.rope_theta, golden.group_size(), golden.head_dim), (1e6, 7, 64));
 }
 
 #[test]
@@ -37,10 +40,27 @@ fn the_shape_of_the_default_model_has_its_published_counts() {
     let tensors = names::expected(&config);
     assert_eq!(tensors.len(), 290);
     assert_eq!(names::n_parameters(&config), 494_032_768);
-    assert_eq!((config.head_dim(), config.kv_dim(), config.group_size()), (64, 128, 7));
+    assert_eq!((config.head_dim, config.kv_dim(), config.group_size()), (64, 128, 7));
     let mut untied = published();
     untied["tie_word_embeddings"] = json!(false);
     assert_eq!(names::expected(&Config::from_json(&untied.to_string()).unwrap()).len(), 291);
+}
+
+#[test]
+fn heads_may_be_wider_or_narrower_than_the_hidden_size() {
+    for (hidden, head_dim) in [(896, 128), (896, 32), (897, 64)] {
+        let mut json = published();
+        json["hidden_size"] = json!(hidden);
+        json["head_dim"] = json!(head_dim);
+        let config = Config::from_json(&json.to_string()).unwrap();
+        assert_eq!((config.q_dim(), config.kv_dim()), (14 * head_dim, 2 * head_dim));
+        let shapes: BTreeMap<String, Vec<usize>> = names::expected(&config).into_iter().collect();
+        let shape = |projection| shapes[&names::weight(0, projection)].clone();
+        assert_eq!(shape(Projection::Q), [14 * head_dim, hidden]);
+        assert_eq!(shape(Projection::K), [2 * head_dim, hidden]);
+        assert_eq!(shape(Projection::O), [hidden, 14 * head_dim]);
+        assert_eq!(Config::from_json(&config.to_json(Dtype::F32)).unwrap(), config);
+    }
 }
 
 #[test]
@@ -73,7 +93,9 @@ fn a_fault_is_refused_and_its_field_named() {
         ("rope_parameters", json!({"rope_type": "linear", "rope_theta": 1e6})),
         ("quantization_config", json!({"bits": 4})),
         ("layer_types", json!(["full_attention"])),
-        ("head_dim", json!(128)),
+        ("head_dim", json!(63)),
+        ("head_dim", json!(0)),
+        ("head_dim", json!(1 << 25)),
         ("tie_word_embeddings", json!("yes")),
     ];
     for (field, value) in faults {

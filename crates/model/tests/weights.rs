@@ -49,6 +49,26 @@ fn what_was_saved_loads_the_same_in_every_dtype() {
 }
 
 #[test]
+fn numbers_that_are_not_finite_are_refused_by_name() {
+    let config = small(true);
+    for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16] {
+        for (value, text) in [(f32::NAN, "NaN"), (f32::INFINITY, "inf"), (f32::NEG_INFINITY, "-inf")] {
+            let mut tensors = numbered(&config);
+            let mut values = tensors[names::FINAL_NORM].to_f32();
+            values[3] = value;
+            let bad = Tensor::from_f32([values.len()], &values).unwrap().to_dtype(dtype);
+            assert!(bad.first_not_finite().is_some_and(|(i, v)| i == 3 && !v.is_finite()));
+            tensors.insert(names::FINAL_NORM.to_owned(), bad);
+            let error = Weights::from_tensors(tensors, &config).unwrap_err().to_string();
+            let wanted = format!("{}: value 3 of 8 is {text}", names::FINAL_NORM);
+            assert!(error.contains(&wanted), "{error}");
+        }
+    }
+    let largest = Tensor::from_f32([2], &[f32::MAX, f32::MIN_POSITIVE / 2.0]).unwrap();
+    assert_eq!(largest.first_not_finite(), None);
+}
+
+#[test]
 fn shards_load_as_one_file_does() {
     let config = small(false);
     let tensors = numbered(&config);

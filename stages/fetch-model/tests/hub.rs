@@ -32,6 +32,7 @@ fn files(shards: bool) -> Files {
         num_hidden_layers: 1,
         num_attention_heads: 2,
         num_key_value_heads: 1,
+        head_dim: 4,
         ..init::architecture("tiny").unwrap()
     };
     fs::write(out.join("config.json"), config.to_json(model::Dtype::F32)).unwrap();

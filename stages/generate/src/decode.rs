@@ -47,6 +47,13 @@ impl Decoder<'_> {
         (left > 0).then(|| left.min(self.params.max_new_tokens as usize))
     }
 
+    /// Where the prompts come from.
+    fn source(&self) -> Result<String> {
+        let tasks = self.context.optional_input("tasks")?;
+        let path = if tasks.is_some() { tasks } else { self.context.optional_input("corpus")? };
+        Ok(path.map_or_else(String::new, |path| path.display().to_string()))
+    }
+
     /// The key-value cache that the largest batch of `jobs` needs.
     ///
     /// # Errors
@@ -59,6 +66,7 @@ impl Decoder<'_> {
                     "the prompt of task `{}` has the token id {id}, and the model's vocabulary has {vocab} rows",
                     job.task_id
                 ))
+                .at(self.source()?)
                 .next("use a tokenizer and tasks of this model"));
             }
         }

@@ -101,6 +101,7 @@ fn choose_device(text: &str, context: &Context) -> Result<ComputeDevice> {
 fn train(params: &Params, inputs: Inputs, device: ComputeDevice, context: &Context) -> Result<()> {
     let Inputs { base, weights, data, adapter, hashes } = inputs;
     let length = Length::of(data.train.rows.len(), params);
+    data.check_steps(params, context.seed(), length)?;
     let trainer = new_trainer(params, &base.config, &weights, adapter.as_ref(), &data, context)?;
     let planned_peak_bytes = trainer.planned_peak_bytes();
     let n_trainable = adapter.as_ref().map_or_else(|| weights.n_parameters(), |a| a.n_parameters());

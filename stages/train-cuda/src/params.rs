@@ -78,7 +78,7 @@ pub struct Params {
     pub min_lr_ratio: f64,
     /// Greatest global gradient norm; 0: no clipping.
     pub clip: f64,
-    /// AdamW's decoupled decay.
+    /// AdamW's decoupled decay; on matrices, not on biases and norms.
     pub weight_decay: f64,
     pub beta1: f64,
     pub beta2: f64,

@@ -44,6 +44,38 @@ pub(crate) struct Data {
     pub(crate) validation: Option<TokenFile>,
 }
 
+impl Data {
+    /// Refuses a run in which all rows of some optimizer step are without a label: its loss would be 0 / 0.
+    ///
+    /// # Errors
+    /// Names the step and its rows.
+    pub(crate) fn check_steps(&self, params: &Params, seed: u64, length: Length) -> Result<()> {
+        let rows = &self.train.rows;
+        if rows.iter().all(|row| row.n_label_tokens() > 0) {
+            return Ok(());
+        }
+        for epoch in 0..length.epochs() {
+            let order = order(rows.len(), seed, epoch, params.shuffle);
+            let steps = (epoch * length.steps_per_epoch + 1..=length.total)
+                .zip(order.chunks(params.rows_per_step().max(1)));
+            for (step, chunk) in steps {
+                if chunk.iter().any(|&i| rows[i].n_label_tokens() > 0) {
+                    continue;
+                }
+                let ids: Vec<String> = chunk.iter().take(4).map(|&i| format!("`{}`", rows[i].id)).collect();
+                let more = if chunk.len() > ids.len() { ", ..." } else { "" };
+                return Err(StageError::failed(format!(
+                    "no row of step {step} has a label to learn: {}{more}",
+                    ids.join(", ")
+                ))
+                .at(self.train.path.display().to_string())
+                .next("leave such rows out, or set a larger batch or accumulation"));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// A run in progress.
 pub(crate) struct Run<'c> {
     pub(crate) context: &'c Context,

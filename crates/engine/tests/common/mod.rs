@@ -14,7 +14,7 @@ use safetensors::SafeTensors;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-pub(crate) const CASES: [&str; 2] = ["qwen2-tiny", "qwen2-gqa7"];
+pub(crate) const CASES: [&str; 3] = ["qwen2-tiny", "qwen2-gqa7", "qwen2-heads"];
 
 /// A golden case: model, adapter and what the reference implementation computes with them.
 pub(crate) struct Golden {
@@ -122,6 +122,7 @@ pub(crate) fn tiny_config() -> Config {
         num_hidden_layers: 2,
         num_attention_heads: 6,
         num_key_value_heads: 2,
+        head_dim: 4,
         vocab_size: 50,
         max_position_embeddings: 512,
         rope_theta: 100.0,

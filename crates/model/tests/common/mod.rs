@@ -22,6 +22,7 @@ pub(crate) fn small(tied: bool) -> Config {
         num_hidden_layers: 2,
         num_attention_heads: 4,
         num_key_value_heads: 2,
+        head_dim: 2,
         vocab_size: 10,
         max_position_embeddings: 32,
         rope_theta: 10_000.0,

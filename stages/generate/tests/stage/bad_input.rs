@@ -139,7 +139,7 @@ fn token_tasks_that_the_model_cannot_take() {
     let inputs = [("model", case.model.as_path()), ("tasks", tasks.as_path())];
     let vocab = model::config::Config::from_dir(&case.model).unwrap().vocab_size;
     fs::write(&tasks, format!("{{\"id\":\"x\",\"prompt_ids\":[{vocab}]}}\n")).unwrap();
-    case.fails(&inputs, &[], 3, &["task `x`", &format!("token id {vocab}")]);
+    case.fails(&inputs, &[], 3, &["task `x`", &format!("token id {vocab}"), "tasks.jsonl"]);
     fs::write(&tasks, "{\"id\":\"x\",\"prompt_ids\":[]}\n").unwrap();
     case.fails(&inputs, &[], 3, &["task `x` has an empty prompt"]);
     fs::write(&tasks, "{\"id\":\"x\",\"prompt_ids\":[-1]}\n").unwrap();

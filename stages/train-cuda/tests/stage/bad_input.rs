@@ -114,6 +114,22 @@ fn nothing_to_learn() {
     case.fails(&[], &[], 3, &["no training row has a label"]);
 }
 
+/// Found before the first step, not after the hours until that step.
+#[test]
+fn a_step_whose_rows_have_no_label() {
+    let case = Case::new();
+    let mut rows = made_up_rows(7, 1, 640);
+    for row in &mut rows[4..] {
+        row.labels.fill(-100);
+    }
+    write_parquet(&case.train(), &rows, &Metadata::default(), &COLUMNS);
+    let more = ["batch=2", "accumulation=2", "shuffle=false"];
+    case.fails(&more, &[], 3, &["no row of step 2 has a label", "`r4`, `r5`, `r6`", "train.parquet"]);
+    let enough = ["batch=4", "accumulation=2", "shuffle=false", "adapter", "mode=lora", "epochs=1"];
+    let output = program(&args(&case.model, &case.tokens, &case.out(), &enough)).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+}
+
 #[test]
 fn a_holdout_function_among_the_rows() {
     let case = Case::new();
