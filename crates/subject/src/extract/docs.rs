@@ -92,6 +92,9 @@ pub(super) fn function(example: &Example, name: &str) -> Option<String> {
         !bare.starts_with("#![") && !bare.starts_with("extern crate ") && !bare.starts_with("#[macro_use]")
     });
     let code = lines.collect::<Vec<_>>().join("\n");
+    if crate::depth::too_deep(&code).is_some() {
+        return None;
+    }
     let block: syn::Block = syn::parse_str(&format!("{{\n{code}\n}}")).ok()?;
     if let Some(main) = main_of(&block) {
         return from_main(&code, &block, main, name);

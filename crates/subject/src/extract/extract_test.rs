@@ -116,6 +116,21 @@ fn a_module_that_does_not_parse_is_noted_and_the_rest_is_read() {
 }
 
 #[test]
+fn files_that_would_never_end_are_noted_and_the_rest_is_read() {
+    let deep = format!("fn deep() -> i32 {{ {}1 }}", "-".repeat(100_000));
+    let files = [
+        ("src/lib.rs", "mod deep;\nmod own;\n#[path = \"lib.rs\"]\nmod again;\nfn ok() {}"),
+        ("src/deep.rs", deep.as_str()),
+        ("src/own.rs", "#[path = \"own.rs\"]\nmod own;\nfn inside() {}"),
+    ];
+    let found = Krate::read(&krate(&files)).unwrap();
+    assert_eq!(names(&found), ["inside", "ok"]);
+    assert_eq!(found.unreadable, ["src/deep.rs", "src/own.rs", "src/lib.rs"]);
+    let error = Krate::read(&krate(&[("src/lib.rs", &deep)])).unwrap_err();
+    assert!(error.to_string().contains("nests too deep"), "{error}");
+}
+
+#[test]
 fn marks_at_the_head_of_a_file_do_not_shift_positions() {
     let found =
         Krate::read(&krate(&[("src/lib.rs", "\u{feff}#!/usr/bin/env run\r\nfn ok() {\r\n}\r\n")])).unwrap();

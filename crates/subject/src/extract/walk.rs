@@ -15,8 +15,8 @@ use super::{
 };
 
 pub(super) fn read(files: &CrateFiles) -> Result<Krate, ExtractError> {
-    let mut walker =
-        Walker { files, krate: Krate { name: files.name.clone(), ..Krate::default() }, doc_scope: 0 };
+    let krate = Krate { name: files.name.clone(), ..Krate::default() };
+    let mut walker = Walker { files, krate, doc_scope: 0, open: Vec::new() };
     let root = files.root.clone();
     if !files.files.contains_key(&root) {
         return Err(ExtractError::NoRoot { path: root });
@@ -38,7 +38,12 @@ struct Walker<'a> {
     krate: Krate,
     /// What a doc example sees: nothing but what it imports.
     doc_scope: ModuleId,
+    /// The files on the way to the one that is being read.
+    open: Vec<String>,
 }
+
+/// Module files that a crate may have: `#[path]` can name the same file again and again.
+const MAX_MODULE_FILES: usize = 10_000;
 
 /// Where an item is being read.
 #[derive(Clone, Copy)]
@@ -69,6 +74,27 @@ impl Walker<'_> {
     }
 
     fn file(&mut self, path: &str, module: ModuleId, directory: &str) -> Result<(), ExtractError> {
+        let refused = |line, message: &str| ExtractError::Syntax {
+            path: path.to_owned(),
+            line,
+            message: message.to_owned(),
+        };
+        if self.open.iter().any(|open| open == path) {
+            return Err(refused(1, "the file is a module of itself"));
+        }
+        if self.krate.texts.len() >= MAX_MODULE_FILES {
+            return Err(refused(1, "the crate has too many module files"));
+        }
+        if let Some((line, why)) = self.files.files.get(path).and_then(|text| crate::depth::too_deep(text)) {
+            return Err(refused(line as usize, why));
+        }
+        self.open.push(path.to_owned());
+        let read = self.open_file(path, module, directory);
+        self.open.pop();
+        read
+    }
+
+    fn open_file(&mut self, path: &str, module: ModuleId, directory: &str) -> Result<(), ExtractError> {
         let Some(content) = self.files.files.get(path) else {
             return Err(ExtractError::NoRoot { path: path.to_owned() });
         };
