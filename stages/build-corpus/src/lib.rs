@@ -224,6 +224,11 @@ fn extract(
         };
         for path in &found.unreadable {
             context.log(&format!("{} {}: {path} can't be read", source.name, source.version));
+            *funnel.dropped.entry("file_unreadable".to_owned()).or_default() += 1;
+        }
+        for (path, reason) in &source.skipped {
+            context.log(&format!("{} {}: {path} is left out: {reason}", source.name, source.version));
+            *funnel.dropped.entry((*reason).to_owned()).or_default() += 1;
         }
         funnel.functions_seen += found.functions_seen;
         funnel.pairs_linked += found.pairs_linked;
@@ -246,7 +251,8 @@ fn extract(
             found.functions_seen,
             fresh.len()
         ));
-        rows.insert(source.name.clone(), fresh);
+        // Two versions of one crate share a split.
+        rows.entry(source.name.clone()).or_insert_with(Vec::new).extend(fresh);
     }
     Ok(rows)
 }
@@ -270,12 +276,14 @@ fn assemble(
     let mut splits = Splits::new();
     let mut shortfalls = Vec::new();
     let mut index = Index::default();
-    let (curated, leaking): (Vec<_>, Vec<_>) =
-        curated.into_iter().partition(|row| guard.leak(row, &Print::of(row)).is_none());
-    if let Some(row) = leaking.first() {
-        return Err(StageError::failed("a curated row repeats a row of the holdout")
-            .at(row.id.clone())
-            .next("change one of the two: the holdout must stay unseen in training"));
+    let leak = |row: &CorpusRow| guard.leak(row, &Print::of(row));
+    if let Some((row, leak)) = curated.iter().find_map(|row| Some((row, leak(row)?))) {
+        return Err(StageError::failed(format!(
+            "a curated row repeats a row of the holdout ({})",
+            leak.reason()
+        ))
+        .at(row.id.clone())
+        .next("change one of the two: the holdout must stay unseen in training"));
     }
     // Curated rows are in train whatever comes: nothing near to them may be in another split.
     curated.iter().for_each(|row| index.add(Print::of(row)));

@@ -49,6 +49,8 @@ impl Kind {
 
 /// Most laws that a row keeps.
 pub const MAX_LAWS: usize = 2;
+/// Kept when no other law holds.
+pub const NO_PANIC: &str = "never_panics";
 
 /// Every law that the function's types allow, strongest first, each with its widest inputs first. Empty when the function
 /// is a method, async, unsafe, or takes what no strategy makes.
@@ -297,6 +299,50 @@ impl Writer {
                 &format!("prop_assert_eq!({}.len(), value.len());", call("value")),
             );
         }
+        self.unary_of_texts_and_lists(argument, laws);
+    }
+
+    /// Laws that hold for many a function: what does not count in the argument, and how large the result can be.
+    fn unary_of_texts_and_lists(&self, argument: &Argument, laws: &mut Vec<Law>) {
+        let returns = &self.returns;
+        let call = |value: &str| self.call(&[value]);
+        let same = |one: &str, other: &str| format!("prop_assert_eq!({}, {});", call(one), call(other));
+        let is_collection = matches!(argument.kind, Kind::Text | Kind::List(_));
+        if is_comparable(returns) && argument.kind == Kind::Text {
+            let body = same("value.to_ascii_lowercase()", "value.to_ascii_uppercase()");
+            self.law(laws, "ignores_the_case_of_letters", &body);
+            let body =
+                format!("let padded = format!(\"  {{value}} \");\n        {}", same("padded", "value"));
+            self.law(laws, "ignores_space_around", &body);
+        }
+        if is_comparable(returns) && argument.kind == Kind::Char {
+            let body = same("value.to_ascii_lowercase()", "value.to_ascii_uppercase()");
+            self.law(laws, "ignores_the_case_of_letters", &body);
+        }
+        if is_comparable(returns) && matches!(argument.kind, Kind::List(_)) {
+            let body = format!(
+                "let mut reversed = value.clone();\n        reversed.reverse();\n        {}",
+                same("reversed", "value")
+            );
+            self.law(laws, "ignores_the_order", &body);
+        }
+        if is_collection && returns == "usize" {
+            self.law(
+                laws,
+                "is_at_most_the_length",
+                &format!("prop_assert!({} <= value.len());", call("value")),
+            );
+        }
+        if argument.kind == Kind::Text && returns == "String" {
+            let body = format!("prop_assert_eq!({}.is_empty(), value.is_empty());", call("value"));
+            self.law(laws, "is_empty_for_empty_text_alone", &body);
+            let body = format!("prop_assert_eq!({}.is_ascii(), value.is_ascii());", call("value"));
+            self.law(laws, "is_plain_for_plain_text_alone", &body);
+        }
+        if argument.kind.is_number() && self.same_kind(argument) {
+            self.law(laws, "never_exceeds_the_value", &format!("prop_assert!({} <= value);", call("value")));
+            self.law(laws, "is_at_least_the_value", &format!("prop_assert!({} >= value);", call("value")));
+        }
     }
 
     fn binary(&self, laws: &mut Vec<Law>) {
@@ -315,6 +361,21 @@ impl Writer {
             self.call(&["second", "second"])
         );
         self.law(laws, "treats_equal_pairs_alike", &body);
+        let [first, _] = &self.arguments[..] else { return };
+        if first.kind.is_number() && self.same_kind(first) {
+            let call = self.call(&["first", "second"]);
+            for (key, bound) in [
+                ("is_at_most_the_larger", "<= first.max(second)"),
+                ("is_at_least_the_smaller", ">= first.min(second)"),
+            ] {
+                self.law(laws, key, &format!("prop_assert!({call} {bound});"));
+            }
+        }
+        if first.kind == Kind::Text && self.returns == "usize" {
+            let call = self.call(&["first", "second"]);
+            let body = format!("prop_assert!({call} <= first.len().max(second.len()));");
+            self.law(laws, "is_at_most_the_longer_length", &body);
+        }
     }
 
     fn any_arity(&self, laws: &mut Vec<Law>) {
@@ -333,6 +394,8 @@ impl Writer {
             let zero = if returns.starts_with('f') { "0.0" } else { "0" };
             self.law(laws, "is_never_negative", &format!("prop_assert!({call} >= {zero});"));
         }
+        // The weakest one: whatever the inputs, there is a result.
+        self.law(laws, NO_PANIC, &format!("let _ = {call};"));
     }
 
     fn variables(&self) -> Vec<String> {
@@ -413,7 +476,8 @@ pub fn keep(laws: &[Law], holds: impl Fn(&Law) -> bool) -> Vec<&Law> {
     let mut keys = BTreeSet::new();
     let mut kept = Vec::new();
     for law in laws.iter().filter(|law| holds(law)) {
-        if kept.len() < MAX_LAWS && keys.insert(&law.key) {
+        let is_superfluous = law.key == NO_PANIC && !kept.is_empty();
+        if kept.len() < MAX_LAWS && !is_superfluous && keys.insert(&law.key) {
             kept.push(law);
         }
     }

@@ -136,9 +136,8 @@ fn notice(manifest: &CorpusManifest, sources: &[Source]) -> String {
 fn card(manifest: &CorpusManifest) -> String {
     let mut licences: BTreeSet<&str> = BTreeSet::new();
     for source in &manifest.sources {
-        licences.extend(
-            source.license.split([' ', '(', ')']).filter(|w| !w.is_empty() && !matches!(*w, "OR" | "AND")),
-        );
+        let parts = source.license.split(" OR ").flat_map(|part| part.split(" AND "));
+        licences.extend(parts.map(|part| part.trim_matches(['(', ')', ' '])));
     }
     let mut out = String::from(
         "---\nlicense: other\nlicense_name: mixed-permissive\nlicense_link: NOTICE\nlanguage:\n- en\ntags:\n- rust\n- code\n- unit-tests\ntask_categories:\n- text-generation\nconfigs:\n- config_name: default\n  data_files:\n",

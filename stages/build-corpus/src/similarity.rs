@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use quote::ToTokens;
 use record::corpus::CorpusRow;
 use sha2::{Digest, Sha256};
 use subject::extract::lex::normalized;
@@ -21,11 +22,19 @@ pub struct Print {
     /// Of the comment-free tokens, identifiers renamed in order of appearance.
     pub shape: [u8; 32],
     grams: BTreeSet<u64>,
+    /// 5-grams with every name taken out.
+    nameless: BTreeSet<u64>,
+    /// Shape of the function without visibility and attributes, out of the `impl` around it.
+    bare: BTreeSet<[u8; 32]>,
+    /// The same of the functions in the context.
+    helpers: BTreeSet<[u8; 32]>,
     runs: BTreeSet<u64>,
+    /// Runs of the context.
+    helper_runs: BTreeSet<u64>,
 }
 
 impl Print {
-    /// Of the function; the runs of its tests too.
+    /// Of the function and its context; the runs of its tests too.
     pub fn of(row: &CorpusRow) -> Self {
         let tokens = normalized(&row.function_code).unwrap_or_default();
         let tests = [Some(&row.unit_tests), row.property_tests.as_ref()];
@@ -33,24 +42,38 @@ impl Print {
         for tests in tests.into_iter().flatten() {
             runs.extend(runs_of(tests));
         }
-        let grams = if tokens.len() < GRAM {
-            BTreeSet::from([hash(&tokens)])
-        } else {
-            tokens.windows(GRAM).map(hash).collect()
-        };
-        Self { shape: shape(&tokens), grams, runs }
+        let nameless: Vec<&str> = tokens.iter().map(|t| if is_name(t) { "name" } else { t }).collect();
+        Self {
+            shape: shape(&tokens),
+            grams: grams_of(&tokens),
+            nameless: grams_of(&nameless),
+            bare: functions_in(&row.function_code).into_iter().collect(),
+            helpers: row.context.items.iter().flat_map(|item| functions_in(item)).collect(),
+            runs,
+            helper_runs: row.context.items.iter().flat_map(|item| runs_of(item)).collect(),
+        }
     }
 
     /// Jaccard similarity of the 5-gram sets.
     pub fn jaccard(&self, other: &Self) -> f64 {
-        let both = self.grams.intersection(&other.grams).count();
-        let either = self.grams.len() + other.grams.len() - both;
-        if either == 0 { 1.0 } else { both as f64 / either as f64 }
+        share(&self.grams, &other.grams)
     }
 
-    /// Whether a run of 13 words occurs in both.
+    /// The same with every name taken out: copies that were renamed and changed a little are near.
+    pub fn nameless_jaccard(&self, other: &Self) -> f64 {
+        share(&self.nameless, &other.nameless)
+    }
+
+    /// Whether `other`, or a function in its context, is this one but for names and layout.
+    pub fn is_repeated_in(&self, other: &Self) -> bool {
+        self.shape == other.shape
+            || !self.bare.is_disjoint(&other.bare)
+            || !self.bare.is_disjoint(&other.helpers)
+    }
+
+    /// Whether a run of 13 words of this function or its tests occurs in the other row, its context included.
     pub fn shares_run(&self, other: &Self) -> bool {
-        !self.runs.is_disjoint(&other.runs)
+        !self.runs.is_disjoint(&other.runs) || !self.runs.is_disjoint(&other.helper_runs)
     }
 
     /// Minimum of each of 128 hash functions over the 5-grams.
@@ -89,12 +112,53 @@ fn bands(print: &Print) -> Vec<(usize, u64)> {
     hashes.chunks(BAND).enumerate().map(|(i, band)| (i, band.iter().fold(0, |acc, h| mix(acc ^ h)))).collect()
 }
 
+fn share(a: &BTreeSet<u64>, b: &BTreeSet<u64>) -> f64 {
+    let both = a.intersection(b).count();
+    let either = a.len() + b.len() - both;
+    if either == 0 { 1.0 } else { both as f64 / either as f64 }
+}
+
+fn grams_of<T: AsRef<str>>(tokens: &[T]) -> BTreeSet<u64> {
+    if tokens.len() < GRAM {
+        BTreeSet::from([hash(tokens)])
+    } else {
+        tokens.windows(GRAM).map(hash).collect()
+    }
+}
+
+/// Shapes of the functions that stand in the code, each without visibility and attributes.
+fn functions_in(code: &str) -> Vec<[u8; 32]> {
+    let Ok(file) = syn::parse_file(code) else { return Vec::new() };
+    let of = |signature: &syn::Signature, body: &syn::Block| {
+        let text = format!("{} {}", signature.to_token_stream(), body.to_token_stream());
+        shape(&normalized(&text).unwrap_or_default())
+    };
+    let mut found = Vec::new();
+    for item in &file.items {
+        match item {
+            syn::Item::Fn(function) => found.push(of(&function.sig, &function.block)),
+            syn::Item::Impl(block) => {
+                for member in &block.items {
+                    if let syn::ImplItem::Fn(method) = member {
+                        found.push(of(&method.sig, &method.block));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+fn is_name(token: &str) -> bool {
+    token.starts_with(|c: char| c.is_alphabetic() || c == '_') && !is_keyword(token)
+}
+
 fn shape(tokens: &[String]) -> [u8; 32] {
     let mut names = BTreeMap::new();
     let mut hasher = Sha256::new();
     for token in tokens {
-        let is_name = token.starts_with(|c: char| c.is_alphabetic() || c == '_');
-        if is_name && !is_keyword(token) {
+        if is_name(token) {
             let next = names.len();
             let number = *names.entry(token.as_str()).or_insert(next);
             hasher.update(format!("name{number}"));

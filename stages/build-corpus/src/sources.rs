@@ -28,6 +28,8 @@ pub struct Source {
     pub files: CrateFiles,
     /// Licence texts found in the crate: file name, text.
     pub licence_texts: Vec<(String, String)>,
+    /// Rust files that were not read, and why.
+    pub skipped: Vec<(String, &'static str)>,
 }
 
 /// What came out of a source list.
@@ -130,8 +132,13 @@ pub fn load(dir: &Path, allowed: &[String], context: &Context) -> Result<Sources
         };
         let checksum = checksums.get(&(package.name.clone(), package.version.clone())).cloned().flatten();
         let features = features.get(&package.id).map(|f| f.iter().cloned().collect()).unwrap_or_default();
-        if let Some(source) = read(package, licence, checksum, features)? {
-            sources.crates.push(source);
+        match read(package, licence, checksum, features) {
+            Some(source) => sources.crates.push(source),
+            None => sources.refused.push((
+                format!("{} {}", package.name, package.version),
+                "it has no library that another crate could call (a procedural macro, or programs alone)"
+                    .to_owned(),
+            )),
         }
     }
     sources.crates.sort_by(|a, b| (&a.name, &a.version).cmp(&(&b.name, &b.version)));
@@ -238,34 +245,38 @@ fn absolute_paths(text: &str, dir: &Path) -> Result<String> {
     toml::to_string(&manifest).map_err(|e| StageError::internal(format!("can't write a manifest: {e}")))
 }
 
+/// `None` when the package has no library.
 fn read(
     package: &Package,
     licence: Accepted,
     checksum: Option<String>,
     features: BTreeSet<String>,
-) -> Result<Option<Source>> {
-    let Some(folder) = package.manifest_path.parent() else { return Ok(None) };
+) -> Option<Source> {
+    let folder = package.manifest_path.parent()?;
     let is_lib =
         |t: &&Target| t.kind.iter().any(|k| matches!(k.as_str(), "lib" | "rlib" | "dylib" | "cdylib"));
-    let Some(lib) = package.targets.iter().find(is_lib) else { return Ok(None) };
+    let lib = package.targets.iter().find(is_lib)?;
     let inside = |path: &Path| path.strip_prefix(folder).ok().map(|p| p.to_string_lossy().replace('\\', "/"));
-    let Some(root) = inside(&lib.src_path) else { return Ok(None) };
+    let root = inside(&lib.src_path)?;
+    let mut skipped = Vec::new();
     let mut files = BTreeMap::new();
     let mut licence_texts = Vec::new();
     for entry in
         walkdir::WalkDir::new(folder).sort_by_file_name().into_iter().filter_map(std::result::Result::ok)
     {
         let Some(path) = inside(entry.path()).filter(|_| entry.file_type().is_file()) else { continue };
-        let size = entry.metadata().map_or(0, |m| m.len());
-        if size > MAX_FILE_BYTES || path.starts_with("target/") {
-            continue;
-        }
         let is_rust = path.ends_with(".rs");
-        if !is_rust && !is_licence(&path) {
+        if path.starts_with("target/") || (!is_rust && !is_licence(&path)) {
             continue;
         }
-        // A file that is not UTF-8 can't be Rust.
-        let Ok(text) = fs::read_to_string(entry.path()) else { continue };
+        let is_large = entry.metadata().is_ok_and(|m| m.len() > MAX_FILE_BYTES);
+        let text = if is_large { None } else { fs::read_to_string(entry.path()).ok() };
+        let Some(text) = text else {
+            if is_rust {
+                skipped.push((path, if is_large { "file_too_large" } else { "file_not_utf8" }));
+            }
+            continue;
+        };
         if is_rust {
             files.insert(path, text);
         } else {
@@ -276,7 +287,7 @@ fn read(
     let integration_tests = integration_tests.filter_map(|t| inside(&t.src_path)).collect();
     let config = Config { features, test: false };
     let name = lib.name.replace('-', "_");
-    Ok(Some(Source {
+    Some(Source {
         name: package.name.clone(),
         version: package.version.clone(),
         licence,
@@ -285,7 +296,8 @@ fn read(
         repository: package.repository.clone(),
         files: CrateFiles { name, root, files, integration_tests, config },
         licence_texts,
-    }))
+        skipped,
+    })
 }
 
 fn is_licence(path: &str) -> bool {

@@ -90,22 +90,13 @@ impl Court {
         } else {
             Vec::new()
         };
-        let mut trial = row.clone();
-        if !laws.is_empty() {
-            trial.property_tests = Some(properties::block(&laws.iter().collect::<Vec<_>>()));
-        }
         let prepared = Prepared::new(&self.harness, &row)?;
         if let Some(why) = prepared.not_instrumentable {
             return Ok(dropped("not_instrumentable", why));
         }
         let dropped_mutants = prepared.dropped;
-        // A type that does not print or compare spoils the laws, not the row.
-        let program = match self.prepare(&trial, &dropped_mutants)? {
-            Err(_) if !laws.is_empty() => self.prepare(&row, &dropped_mutants)?,
-            program => program,
-        };
-        let program = match program {
-            Ok(program) => program,
+        let (laws, program) = match self.with_laws(&row, laws, &dropped_mutants)? {
+            Ok(ready) => ready,
             Err(why) => return Ok(dropped("not_instrumentable", why)),
         };
         let is_law = |name: &str| laws.iter().find(|law| name == format!("property_tests::{}", law.name));
@@ -159,6 +150,25 @@ impl Court {
                 Err(error.or(compilation.stopped).unwrap_or_default())
             }
         })
+    }
+
+    /// The program with the laws that it compiles with: all, else those that ask nothing of a type, else none. A type that
+    /// does not print or compare spoils laws, not the row.
+    fn with_laws(
+        &self,
+        row: &CorpusRow,
+        laws: Vec<Law>,
+        dropped: &Dropped,
+    ) -> Result<Result<(Vec<Law>, Program), String>, TrialError> {
+        let weakest: Vec<Law> = laws.iter().filter(|law| law.key == properties::NO_PANIC).cloned().collect();
+        for laws in [laws, weakest].into_iter().filter(|laws| !laws.is_empty()) {
+            let mut trial = row.clone();
+            trial.property_tests = Some(properties::block(&laws.iter().collect::<Vec<_>>()));
+            if let Ok(program) = self.prepare(&trial, dropped)? {
+                return Ok(Ok((laws, program)));
+            }
+        }
+        Ok(self.prepare(row, dropped)?.map(|program| (Vec::new(), program)))
     }
 
     fn run(&self, binary: &TestBinary, times: u32, only: Option<Vec<String>>) -> Result<TestRun, TrialError> {

@@ -124,7 +124,7 @@ fn files_that_would_never_end_are_noted_and_the_rest_is_read() {
         ("src/own.rs", "#[path = \"own.rs\"]\nmod own;\nfn inside() {}"),
     ];
     let found = Krate::read(&krate(&files)).unwrap();
-    assert_eq!(names(&found), ["inside", "ok"]);
+    assert_eq!(names(&found), ["own::inside", "ok"]);
     assert_eq!(found.unreadable, ["src/deep.rs", "src/own.rs", "src/lib.rs"]);
     let error = Krate::read(&krate(&[("src/lib.rs", &deep)])).unwrap_err();
     assert!(error.to_string().contains("nests too deep"), "{error}");

@@ -197,6 +197,84 @@ fn what_the_holdout_holds_does_not_reach_training() {
 }
 
 #[test]
+fn copies_of_the_holdout_are_kept_out_however_they_are_dressed() {
+    let function = "pub fn squeeze(text: &str, gap: char) -> String {\n    let mut out = String::new();\n    let mut open = false;\n    for c in text.chars() {\n        if c == ' ' {\n            open = !out.is_empty();\n        } else {\n            if open {\n                out.push(gap);\n                open = false;\n            }\n            out.push(c);\n        }\n    }\n    out\n}";
+    let test = "\n\n#[test]\nfn squeeze_works() {\n    assert_eq!(squeeze(\"a  b\", '-'), \"a-b\");\n}\n";
+    let renamed = |code: &str| code.replace("text", "line").replace("out", "acc").replace("open", "gapped");
+    let exact = format!("{function}{test}");
+    let reformatted = format!("{}{test}", function.replace("\n    ", " ").replace("    ", ""));
+    let changed = format!("{}{test}", renamed(function).replace("' '", "'\\t'")).replace("a  b", "a\\t\\tb");
+    let helper = format!(
+        "{}\n\npub fn shout(line: &str) -> String {{\n    let mut loud = compact(line, '_').to_uppercase();\n    loud.push('!');\n    loud\n}}\n\n#[test]\nfn shout_works() {{\n    assert_eq!(shout(\"a  b\"), \"A_B!\");\n}}\n",
+        renamed(function).replace("squeeze", "compact").replace("pub fn", "fn")
+    );
+    let crates = [
+        ("exact", "MIT", exact.as_str()),
+        ("reformatted", "MIT", &reformatted),
+        ("renamed", "MIT", &renamed(&exact)),
+        ("changed", "MIT", &changed),
+        ("helper", "MIT", &helper),
+        ("numbers", "MIT", NUMBERS),
+    ];
+    let world = World::new(&crates);
+    world.write(
+        "holdout/std/squeeze.rs",
+        &hand_written(function, "assert_eq!(squeeze(\" a  b\", '-'), \"a-b\");"),
+    );
+    let corpus = world.run().unwrap();
+    let train = rows(&corpus, "train");
+    assert!(!train.is_empty());
+    let leaked: Vec<&str> =
+        train.iter().map(|r| r.id.as_str()).filter(|id| !id.starts_with("numbers")).collect();
+    assert!(leaked.is_empty(), "{leaked:?}");
+}
+
+#[test]
+fn odd_crates_are_left_out_or_read_in_part_and_counted() {
+    let odd = format!(
+        "#[path = \"elsewhere/words.rs\"]\npub mod words;\npub mod latin;\npub mod table;\n#[cfg(windows)]\npub mod gone;\npub mod broken;\npub mod built {{\n    include!(concat!(env!(\"OUT_DIR\"), \"/made.rs\"));\n}}\n\n{}",
+        NUMBERS.replace("//! Numbers.", "")
+    );
+    let world = World::new(&[("odd", "MIT", &odd), ("derive", "MIT", "extern crate proc_macro;\n")]);
+    world.write("crates/odd/src/elsewhere/words.rs", WORDS);
+    world.write("crates/odd/src/broken.rs", "pub fn half( {");
+    world.write("crates/odd/src/table.rs", &format!("// {}\n", "x".repeat(1 << 20)));
+    world.write("crates/odd/build.rs", "fn main() { panic!(\"a build script must not run\") }\n");
+    fs::write(world.path("crates/odd/src/latin.rs"), b"pub const E: &str = \"\xe9\";\n").unwrap();
+    let manifest_of = |name: &str, more: &str| {
+        format!(
+            "[package]\nname = \"{name}\"\nversion = \"0.1.0\"\nedition = \"2018\"\nlicense = \"MIT\"\n{more}"
+        )
+    };
+    world.write("crates/odd/Cargo.toml", &manifest_of("odd", "build = \"build.rs\"\n"));
+    world.write("crates/derive/Cargo.toml", &manifest_of("derive", "\n[lib]\nproc-macro = true\n"));
+    let corpus = world.run().unwrap();
+    let mut ids: Vec<String> = rows(&corpus, "train").into_iter().map(|r| r.id).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, ["odd-0.1.0/step", "odd-0.1.0/walk", "odd-0.1.0/words::capitals"]);
+    let manifest = manifest(&corpus);
+    for reason in ["file_too_large", "file_not_utf8"] {
+        assert_eq!(manifest.funnel.dropped[reason], 1, "{:?}", manifest.funnel.dropped);
+    }
+    assert!(manifest.funnel.dropped["file_unreadable"] >= 1, "broken.rs");
+    assert!(manifest.shortfalls.iter().any(|s| s.contains("derive") && s.contains("no library")));
+}
+
+#[test]
+fn the_order_of_the_sources_changes_nothing() {
+    let (one, two) = (("numbers", "MIT", NUMBERS), ("words", "Apache-2.0 WITH LLVM-exception OR MIT", WORDS));
+    let corpora = [[one, two], [two, one]].map(|crates| {
+        let world = World::new(&crates);
+        let corpus = world.run().unwrap();
+        ["train.jsonl", "manifest.json", "NOTICE", "DATASET_CARD.md"]
+            .map(|f| fs::read_to_string(corpus.join(f)).unwrap())
+    });
+    assert_eq!(corpora[0], corpora[1]);
+    assert!(corpora[0][2].contains("used under: MIT"));
+    assert!(corpora[0][3].contains("Apache-2.0 WITH LLVM-exception"), "{}", corpora[0][3]);
+}
+
+#[test]
 fn hand_written_rows_go_into_train_and_stress() {
     let world = World::new(&[("numbers", "MIT", NUMBERS)]);
     world.write(
