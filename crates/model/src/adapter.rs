@@ -125,7 +125,7 @@ fn refuse_variants(value: &Value) -> Result<(), (&'static str, String)> {
         }
     }
     let empty = |v: &Value| match v {
-        Value::Null => true,
+        Value::Null | Value::Bool(false) => true,
         Value::Array(a) => a.is_empty(),
         Value::Object(o) => o.is_empty(),
         _ => false,
@@ -139,11 +139,27 @@ fn refuse_variants(value: &Value) -> Result<(), (&'static str, String)> {
         "target_parameters",
         "trainable_token_indices",
         "exclude_modules",
+        "use_bdlora",
+        "alora_invocation_tokens",
+        "arrow_config",
+        "corda_config",
+        "kasa_config",
+        "lora_ga_config",
+        "loftq_config",
+        "megatron_config",
+        "monteclora_config",
+        "velora_config",
     ];
     for field in fields {
         if value.get(field).is_some_and(|v| !empty(v)) {
             return Err((field, "is not supported".to_owned()));
         }
+    }
+    // The other ways to begin (pissa, olora, ...) change the base too: these tensors alone are not the adapter.
+    let plain =
+        |v: &Value| v.is_null() || v.is_boolean() || ["gaussian", "eva", "orthogonal"].iter().any(|s| v == s);
+    if let Some(init) = value.get("init_lora_weights").filter(|v| !plain(v)) {
+        return Err(("init_lora_weights", format!("is {init}, which changes the base model too")));
     }
     match value.get("bias") {
         Some(bias) if !bias.is_null() && bias != "none" => {

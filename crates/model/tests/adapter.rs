@@ -116,6 +116,13 @@ fn variants_of_lora_that_do_not_run_here_are_refused_by_field() {
         ("rank_pattern", json!({"q_proj": 4})),
         ("alpha_pattern", json!({"q_proj": 4})),
         ("layers_to_transform", json!([1])),
+        ("init_lora_weights", json!("pissa")),
+        ("init_lora_weights", json!("pissa_niter_4")),
+        ("init_lora_weights", json!("olora")),
+        ("use_bdlora", json!({"nblocks": 2})),
+        ("alora_invocation_tokens", json!([1, 2])),
+        ("loftq_config", json!({"loftq_bits": 4})),
+        ("megatron_config", json!({"a": 1})),
         ("bias", json!("all")),
         ("target_modules", json!(["lm_head"])),
         ("target_modules", json!([])),
@@ -132,6 +139,17 @@ fn variants_of_lora_that_do_not_run_here_are_refused_by_field() {
             .expect_err(&format!("{field} = {value}"))
             .to_string();
         assert!(error.contains(&format!("`{field}`")), "{error}");
+    }
+    for (field, value) in [
+        ("init_lora_weights", json!("gaussian")),
+        ("init_lora_weights", json!(true)),
+        ("loftq_config", json!({})),
+        ("use_bdlora", Value::Null),
+        ("alora_invocation_tokens", Value::Null),
+    ] {
+        let mut json = whole.clone();
+        json[field] = value;
+        assert_eq!(LoraConfig::from_json(&json.to_string(), "c").unwrap(), config, "{field}");
     }
     let written = LoraConfig { alpha: 1.5, ..config };
     assert_eq!(LoraConfig::from_json(&written.to_json(), "c").unwrap(), written);
