@@ -2,6 +2,7 @@
 //!
 //! One of the two rooms where `unsafe` stands; everything that leaves it is safe to call with any argument.
 
+pub mod cuda;
 pub mod gemm;
 pub mod probe;
 

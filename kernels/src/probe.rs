@@ -44,7 +44,7 @@ fn driver_present() -> bool {
 }
 
 #[expect(unsafe_code, reason = "loading a library runs its initialisers")]
-fn nvrtc_present() -> bool {
+pub(crate) fn nvrtc_present() -> bool {
     // SAFETY: opens the library and closes it again; no symbol of it is used.
     unsafe { cudarc::nvrtc::sys::is_culib_present() }
 }

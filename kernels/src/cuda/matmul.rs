@@ -1,0 +1,399 @@
+//! Matrix products through cuBLASLt: an algorithm fixed once, so the same bits each run.
+//!
+//! The library never splits the inner dimension by itself. Where a result has too few tiles to fill the device and the inner
+//! dimension is long, [`split`] cuts it into equal parts: one batched product makes a float32 result of each, and
+//! `sum_parts.cu` adds them in order.
+
+use super::error::CudaError;
+use super::gpu::Gpu;
+use super::launch::{Cost, Work};
+use super::memory::{Dtype, Memory, Tensor};
+use super::ops::sum_parts;
+use cudarc::cublaslt::{result as lt, sys};
+use std::ffi::c_void;
+use std::fmt;
+
+/// Bytes that matrix products share as their workspace; they run one after another.
+pub const WORKSPACE_BYTES: usize = 32 << 20;
+
+/// Layout of the factors; all matrices are row-major.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// `c[m,n] = a[m,k] b[n,k]^T`.
+    Nt,
+    /// `c[m,n] = a[m,k] b[k,n]`.
+    Nn,
+    /// `c[m,n] = a[k,m]^T b[k,n]`.
+    Tn,
+}
+
+/// Side of the tiles that a result is cut into, about.
+const TILE: usize = 128;
+/// Shortest part of the inner dimension.
+const PART: usize = 4096;
+/// Most parts.
+const PARTS: usize = 16;
+
+/// In how many parts the inner dimension of `m x n x k` is taken on a device with this many multiprocessors.
+fn parts((m, n, k): (usize, usize, usize), multiprocessors: usize) -> usize {
+    let tiles = m.div_ceil(TILE) * n.div_ceil(TILE);
+    if tiles == 0 || tiles >= multiprocessors {
+        return 1;
+    }
+    let wanted = (4 * multiprocessors).div_ceil(tiles).min(PARTS).min(k / PART);
+    // Parts of one length, whose rows stay aligned.
+    (2..=wanted).rev().find(|parts| k.is_multiple_of(parts * 8)).unwrap_or(1)
+}
+
+/// Rows, columns and inner dimension of a product.
+fn sizes(form: Form, a: &Tensor, b: &Tensor) -> (usize, usize, usize) {
+    let (m, k) = if form == Form::Tn { (a.cols(), a.rows()) } else { (a.rows(), a.cols()) };
+    (m, if form == Form::Nt { b.rows() } else { b.cols() }, k)
+}
+
+/// Bytes of scratch memory that [`split`] needs for a product; 0 where it is no faster than a plain one.
+#[must_use]
+pub fn split_bytes(form: Form, a: &Tensor, b: &Tensor) -> usize {
+    let (m, n, k) = sizes(form, a, b);
+    match parts((m, n, k), a.memory().gpu().properties().multiprocessors as usize) {
+        1 => 0,
+        parts => parts * m * n * 4,
+    }
+}
+
+/// As [`Matmul::new`], with the inner dimension in parts. `scratch` holds [`split_bytes`]. The pieces run in order.
+///
+/// # Errors
+/// As [`Matmul::new`], and when the scratch memory is too small.
+pub fn split(
+    workspace: &Memory,
+    scratch: &Tensor,
+    form: Form,
+    (a, b, c): (&Tensor, &Tensor, &Tensor),
+    accumulate: bool,
+) -> Result<[Work; 2], CudaError> {
+    let (m, n, k) = sizes(form, a, b);
+    let count = parts((m, n, k), workspace.gpu().properties().multiprocessors as usize);
+    let part = k / count;
+    let all = scratch.memory().tensor(scratch.offset(), (count, m * n), m * n, Dtype::F32)?;
+    let first = all.memory().tensor(all.offset(), (m, n), n, Dtype::F32)?;
+    let (a_first, a_stride) = match form {
+        Form::Tn => (a.row_range(0, part)?, part * a.pitch()),
+        _ => (a.columns(0, part)?, part),
+    };
+    let (b_first, b_stride) = match form {
+        Form::Nt => (b.columns(0, part)?, part),
+        _ => (b.row_range(0, part)?, part * b.pitch()),
+    };
+    let batch = Batch { count, strides: [a_stride, b_stride, m * n] };
+    let product = Matmul::batched(workspace, form, (&a_first, &b_first, &first), batch, false)?;
+    Ok([Work::Matmul(product), sum_parts::add(&all, c, accumulate)?])
+}
+
+/// Products of one shape at equal distances, in elements, in all three matrices. They lie inside what the caller checked.
+#[derive(Debug, Clone, Copy)]
+struct Batch {
+    count: usize,
+    strides: [usize; 3],
+}
+
+const ONE: Batch = Batch { count: 1, strides: [0; 3] };
+
+/// Descriptors of the library, given back on drop.
+struct Plan {
+    desc: sys::cublasLtMatmulDesc_t,
+    layouts: [sys::cublasLtMatrixLayout_t; 3],
+    algo: sys::cublasLtMatmulAlgo_t,
+}
+
+/// One product, ready to run.
+pub struct Matmul {
+    gpu: Gpu,
+    name: String,
+    plan: Plan,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    beta: f32,
+    workspace: Memory,
+    cost: Cost,
+}
+
+#[expect(unsafe_code, reason = "library handles may be used from any thread")]
+// SAFETY: descriptors are read-only after they were made.
+unsafe impl Send for Matmul {}
+#[expect(unsafe_code, reason = "library handles may be used from any thread")]
+// SAFETY: as above, and the library takes products from any thread.
+unsafe impl Sync for Matmul {}
+
+impl fmt::Debug for Matmul {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+impl Matmul {
+    /// Prepares `c = a b` in the layout of `form`, or `c += a b`. Factors of one type, float32 or bfloat16; sums in float32;
+    /// `c` of either type. `workspace` holds [`WORKSPACE_BYTES`].
+    ///
+    /// # Errors
+    /// When shapes or types do not fit, or the library knows no way to do it.
+    pub fn new(
+        workspace: &Memory,
+        form: Form,
+        (a, b, c): (&Tensor, &Tensor, &Tensor),
+        accumulate: bool,
+    ) -> Result<Self, CudaError> {
+        Self::batched(workspace, form, (a, b, c), ONE, accumulate)
+    }
+
+    fn batched(
+        workspace: &Memory,
+        form: Form,
+        (a, b, c): (&Tensor, &Tensor, &Tensor),
+        batch: Batch,
+        accumulate: bool,
+    ) -> Result<Self, CudaError> {
+        let gpu = workspace.gpu().clone();
+        let (m, n, k) = sizes(form, a, b);
+        let k2 = if form == Form::Nt { b.cols() } else { b.rows() };
+        let times = if batch.count > 1 { format!("{} x ", batch.count) } else { String::new() };
+        let what = format!("{times}{form:?} {m}x{n}x{k} {}>{}", a.dtype().suffix(), c.dtype().suffix());
+        if k != k2 || c.rows() != m || c.cols() != n {
+            let message = format!("{what}: factors meet in {k} and {k2}, result {} x {}", c.rows(), c.cols());
+            return Err(CudaError::shape("matmul", message));
+        }
+        if a.dtype() != b.dtype() || [a, c].iter().any(|t| !matches!(t.dtype(), Dtype::F32 | Dtype::Bf16)) {
+            return Err(CudaError::shape("matmul", format!("{what}: types can't be multiplied")));
+        }
+        gpu.bind()?;
+        let plan = Plan::new(&gpu, form, (a, b, c), batch)
+            .map_err(|error| CudaError::Matmul { what: what.clone(), status: format!("{:?}", error.0) })?;
+        let elements = |t: &Tensor| (t.rows() * t.cols() * t.dtype().bytes()) as f64;
+        let again = if accumulate { elements(c) } else { 0.0 };
+        let count = batch.count as f64;
+        let cost = Cost {
+            flops: count * 2.0 * m as f64 * n as f64 * k as f64,
+            bytes: count * (elements(a) + elements(b) + elements(c) + again),
+        };
+        Ok(Matmul {
+            gpu,
+            name: format!("matmul {what}"),
+            plan,
+            a: a.clone(),
+            b: b.clone(),
+            c: c.clone(),
+            beta: if accumulate { 1.0 } else { 0.0 },
+            workspace: workspace.clone(),
+            cost,
+        })
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn cost(&self) -> Cost {
+        self.cost
+    }
+
+    #[expect(unsafe_code, reason = "starts a product")]
+    pub(crate) fn run(&self) -> Result<(), CudaError> {
+        if self.c.rows() == 0 || self.c.cols() == 0 {
+            return Ok(());
+        }
+        let alpha = 1.0f32;
+        let pointer = |t: &Tensor| t.pointer() as *const c_void;
+        let workspace = self.workspace.dense(1, WORKSPACE_BYTES, Dtype::U8)?;
+        let [x, y, z] = self.plan.layouts;
+        // SAFETY: views were checked against their memories and are held by `self`; the library is column-major, so the
+        // product is computed transposed: factors swap places.
+        let status = unsafe {
+            lt::matmul(
+                self.gpu.inner.handle,
+                self.plan.desc,
+                (&raw const alpha).cast(),
+                (&raw const self.beta).cast(),
+                pointer(&self.b),
+                x,
+                pointer(&self.a),
+                y,
+                pointer(&self.c),
+                z,
+                self.c.pointer() as *mut c_void,
+                z,
+                &raw const self.plan.algo,
+                workspace.pointer() as *mut c_void,
+                WORKSPACE_BYTES,
+                self.gpu.inner.stream.cast(),
+            )
+        };
+        status
+            .map_err(|error| CudaError::Matmul { what: self.name.clone(), status: format!("{:?}", error.0) })
+    }
+}
+
+fn data_type(dtype: Dtype) -> sys::cudaDataType {
+    match dtype {
+        Dtype::Bf16 => sys::cudaDataType_t::CUDA_R_16BF,
+        _ => sys::cudaDataType_t::CUDA_R_32F,
+    }
+}
+
+impl Plan {
+    #[expect(unsafe_code, reason = "describes a product to the library")]
+    fn new(
+        gpu: &Gpu,
+        form: Form,
+        (a, b, c): (&Tensor, &Tensor, &Tensor),
+        batch: Batch,
+    ) -> Result<Self, lt::CublasError> {
+        let (m, n, k) = sizes(form, a, b);
+        let mut parts = Parts::default();
+        let float = sys::cudaDataType_t::CUDA_R_32F;
+        let desc = lt::create_matmul_desc(sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, float)?;
+        parts.desc = Some(desc);
+        // Row-major `rows x cols` is column-major `cols x rows`: the library's first factor is `b`.
+        let transposed = [form == Form::Nt, form == Form::Tn];
+        let attributes = [
+            sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSA,
+            sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSB,
+        ];
+        for (attribute, transposed) in attributes.into_iter().zip(transposed) {
+            let value = i32::from(transposed);
+            // SAFETY: the descriptor is alive; the attribute is an int.
+            unsafe {
+                lt::set_matmul_desc_attribute(desc, attribute, (&raw const value).cast(), size_of::<i32>())?;
+            }
+        }
+        let mut layout = |t: &Tensor, (rows, cols): (usize, usize), stride: usize| {
+            let made =
+                lt::create_matrix_layout(data_type(t.dtype()), rows as u64, cols as u64, t.pitch() as i64)?;
+            parts.layouts.push(made);
+            set_batch(made, batch.count, stride)?;
+            Ok::<_, lt::CublasError>(made)
+        };
+        let [a_stride, b_stride, c_stride] = batch.strides;
+        let x = layout(b, if transposed[0] { (k, n) } else { (n, k) }, b_stride)?;
+        let y = layout(a, if transposed[1] { (m, k) } else { (k, m) }, a_stride)?;
+        let z = layout(c, (n, m), c_stride)?;
+        let pref = lt::create_matmul_pref()?;
+        // SAFETY: all descriptors are alive; the preference is given back below.
+        let found = unsafe {
+            let set = preferences(pref, (a, b, c));
+            let found =
+                set.and_then(|()| lt::get_matmul_algo_heuristic(gpu.inner.handle, desc, x, y, z, z, pref));
+            let _ = lt::destroy_matmul_pref(pref);
+            found
+        };
+        let algo = found?.algo;
+        parts.desc = None;
+        parts.layouts.clear();
+        Ok(Plan { desc, layouts: [x, y, z], algo })
+    }
+}
+
+#[expect(unsafe_code, reason = "describes a batch to the library")]
+fn set_batch(
+    layout: sys::cublasLtMatrixLayout_t,
+    count: usize,
+    stride: usize,
+) -> Result<(), lt::CublasError> {
+    use sys::cublasLtMatrixLayoutAttribute_t as Attribute;
+    if count <= 1 {
+        return Ok(());
+    }
+    let (count, stride) = (count as i32, stride as i64);
+    let (at_count, at_stride) = (
+        Attribute::CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT,
+        Attribute::CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET,
+    );
+    // SAFETY: the layout is alive; the attributes are an int and a 64-bit int.
+    unsafe {
+        lt::set_matrix_layout_attribute(layout, at_count, (&raw const count).cast(), size_of::<i32>())?;
+        lt::set_matrix_layout_attribute(layout, at_stride, (&raw const stride).cast(), size_of::<i64>())
+    }
+}
+
+/// # Safety
+/// `pref` is alive.
+#[expect(unsafe_code, reason = "tells the library what an algorithm may do")]
+unsafe fn preferences(
+    pref: sys::cublasLtMatmulPreference_t,
+    (a, b, c): (&Tensor, &Tensor, &Tensor),
+) -> Result<(), lt::CublasError> {
+    use sys::cublasLtMatmulPreferenceAttributes_t as Attribute;
+    let workspace = WORKSPACE_BYTES as u64;
+    let reduction = sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_NONE as u32;
+    let alignment = |t: &Tensor| -> u32 {
+        [256, 128, 64, 32, 16, 8, 4].into_iter().find(|&n| t.pointer().is_multiple_of(n)).unwrap_or(2) as u32
+    };
+    // SAFETY: by the contract of this function; each attribute has the type that the library expects.
+    unsafe {
+        let put = |attribute, value: *const c_void, size| {
+            lt::set_matmul_pref_attribute(pref, attribute, value, size)
+        };
+        let bytes = (&raw const workspace).cast();
+        put(Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, bytes, size_of::<u64>())?;
+        let mask = (&raw const reduction).cast();
+        put(Attribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, mask, size_of::<u32>())?;
+        for (attribute, tensor) in [
+            (Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, b),
+            (Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, a),
+            (Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, c),
+            (Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, c),
+        ] {
+            let value = alignment(tensor);
+            put(attribute, (&raw const value).cast(), size_of::<u32>())?;
+        }
+    }
+    Ok(())
+}
+
+/// Half-made descriptors, given back when making the rest fails.
+#[derive(Default)]
+struct Parts {
+    desc: Option<sys::cublasLtMatmulDesc_t>,
+    layouts: Vec<sys::cublasLtMatrixLayout_t>,
+}
+
+impl Drop for Parts {
+    #[expect(unsafe_code, reason = "gives descriptors back")]
+    fn drop(&mut self) {
+        for layout in self.layouts.drain(..) {
+            // SAFETY: made here and given to nobody.
+            let _ = unsafe { lt::destroy_matrix_layout(layout) };
+        }
+        if let Some(desc) = self.desc.take() {
+            // SAFETY: as above.
+            let _ = unsafe { lt::destroy_matmul_desc(desc) };
+        }
+    }
+}
+
+impl Drop for Plan {
+    #[expect(unsafe_code, reason = "gives descriptors back")]
+    fn drop(&mut self) {
+        for layout in self.layouts {
+            // SAFETY: made by `Plan::new`, given back once.
+            let _ = unsafe { lt::destroy_matrix_layout(layout) };
+        }
+        // SAFETY: as above.
+        let _ = unsafe { lt::destroy_matmul_desc(self.desc) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parts;
+
+    #[test]
+    fn only_long_products_with_few_tiles_are_split() {
+        assert_eq!(parts((1024, 896, 151_936), 132), 8);
+        assert_eq!(parts((8192, 896, 151_936), 132), 1);
+        assert_eq!(parts((1024, 896, 4864), 132), 1);
+        assert_eq!(parts((1024, 896, 151_937), 132), 1);
+        assert_eq!(parts((0, 896, 151_936), 132), 1);
+        assert_eq!(parts((64, 64, 1 << 20), 132), 16);
+    }
+}

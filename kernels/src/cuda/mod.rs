@@ -1,0 +1,20 @@
+//! Work on NVIDIA GPUs.
+//!
+//! A launcher in [`ops`] checks shapes and types once and returns a [`Work`]; works run in order on one stream, one by one
+//! or as a captured [`Graph`]. Kernels are compiled at run time ([`compile`]), so nothing here needs CUDA to be built.
+
+pub mod compile;
+mod error;
+mod gpu;
+mod graph;
+mod launch;
+mod matmul;
+mod memory;
+pub mod ops;
+
+pub use error::CudaError;
+pub use gpu::{Gpu, Properties};
+pub use graph::{Event, Graph};
+pub use launch::{Cost, Work, run_all};
+pub use matmul::{Form, Matmul, WORKSPACE_BYTES, split, split_bytes};
+pub use memory::{Dtype, Memory, Pinned, Tensor, bf16_bits};

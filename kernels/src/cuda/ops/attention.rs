@@ -1,0 +1,366 @@
+//! Attention over packed sequences: `attention.cu`, and for bfloat16 with usual head dimensions `attention_flash.cu`,
+//! `attention_flash_grad.cu` and `attention_wgmma.cu`.
+//!
+//! Which [`Version`] runs depends on types, head dimension, alignment of the views and the device, never on lengths or load.
+//! `spans` is `T x 2` u32: the first token of each token's sequence and one past its last. Sequences follow one another, so
+//! both columns never fall. Every token sees itself, whatever its span says; no span makes a kernel read outside its views.
+
+use super::{Check, bytes};
+use crate::cuda::compile::Source;
+use crate::cuda::launch::{Args, Grid, Launch};
+use crate::cuda::{Cost, CudaError, Dtype, Tensor, Work};
+
+/// The plain kernels.
+pub static SOURCE: Source = Source { name: "attention.cu", text: include_str!("../../../attention.cu") };
+/// Forward on tensor cores.
+pub static FLASH: Source =
+    Source { name: "attention_flash.cu", text: include_str!("../../../attention_flash.cu") };
+/// Backward on tensor cores.
+pub static FLASH_GRAD: Source =
+    Source { name: "attention_flash_grad.cu", text: include_str!("../../../attention_flash_grad.cu") };
+
+/// Both on the tensor cores of Hopper.
+pub static WGMMA: Source =
+    Source { name: "attention_wgmma.cu", text: include_str!("../../../attention_wgmma.cu") };
+
+/// Query rows of a block on tensor cores.
+const FLASH_ROWS: usize = 128;
+/// Keys of a tile on tensor cores, and of a block of the gradient by keys and values.
+const FLASH_KEYS: usize = 64;
+/// Queries that a team takes at once in the gradient by keys and values.
+const TEAM_QUERIES: usize = 32;
+/// The greatest head dimension.
+pub const MOST_DIM: usize = 256;
+
+/// Implementations of the same functions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Version {
+    /// Any type and head dimension.
+    Plain,
+    /// Products of one warp: bfloat16, head dimensions 32, 64 and 128, views aligned to 16 bytes.
+    Warp,
+    /// Products of four warps: of these, head dimension 64 on devices of compute capability 9.
+    WarpGroup,
+}
+
+impl Version {
+    /// The fastest that can work on these views.
+    #[must_use]
+    pub fn best(tensors: &[&Tensor], heads: Heads) -> Version {
+        let usual = matches!(heads.dim, 32 | 64 | 128)
+            && tensors.iter().all(|tensor| tensor.dtype() == Dtype::Bf16 && tensor.is_aligned(16));
+        let hopper = tensors.iter().all(|t| t.memory().gpu().properties().compute_capability.0 == 9);
+        match (usual, hopper && heads.dim == 64) {
+            (false, _) => Version::Plain,
+            (true, false) => Version::Warp,
+            (true, true) => Version::WarpGroup,
+        }
+    }
+
+    /// The given version, if it can work on these views, else the best.
+    fn choose(
+        check: &Check,
+        wanted: Option<Version>,
+        tensors: &[&Tensor],
+        heads: Heads,
+    ) -> Result<Version, CudaError> {
+        let best = Version::best(tensors, heads);
+        let version = wanted.unwrap_or(best);
+        check.that(version <= best, || format!("{version:?} can't run here; {best:?} can"))?;
+        Ok(version)
+    }
+}
+
+/// Head counts of grouped-query attention.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heads {
+    pub query: usize,
+    /// Divides `query`: query head `h` uses key-value head `h / (query / kv)`.
+    pub kv: usize,
+    pub dim: usize,
+}
+
+impl Heads {
+    /// Columns of queries.
+    #[must_use]
+    pub fn query_cols(&self) -> usize {
+        self.query * self.dim
+    }
+
+    /// Columns of keys and values together.
+    #[must_use]
+    pub fn kv_cols(&self) -> usize {
+        2 * self.kv * self.dim
+    }
+
+    /// `1 / sqrt(dim)`.
+    pub(super) fn scale(&self) -> f32 {
+        (1.0 / (self.dim as f64).sqrt()) as f32
+    }
+
+    pub(super) fn check(&self, check: &Check) -> Result<(), CudaError> {
+        let usable = self.kv > 0
+            && self.query > 0
+            && self.query.is_multiple_of(self.kv)
+            && (1..=MOST_DIM).contains(&self.dim);
+        check.that(usable, || {
+            format!("{self:?}: heads must divide evenly, and their dimension be 1 to {MOST_DIM}")
+        })
+    }
+}
+
+/// What both halves of the backward read.
+#[derive(Debug, Clone, Copy)]
+pub struct Saved<'a> {
+    /// `T x query*dim`, float32 or bfloat16.
+    pub q: &'a Tensor,
+    /// `T x 2*kv*dim`, of the same type: keys, then values.
+    pub kv: &'a Tensor,
+    /// `T x 2` u32.
+    pub spans: &'a Tensor,
+    /// `T x query` float32, of [`forward`].
+    pub lse: &'a Tensor,
+    /// `T x query` float32, of [`delta`].
+    pub delta: &'a Tensor,
+    /// `T x query*dim`, of the type of `q`.
+    pub d_out: &'a Tensor,
+    pub heads: Heads,
+}
+
+/// `out = softmax(q k^T / sqrt(dim)) v`, causal inside each sequence, and `lse`, each row's log-sum-exp (natural
+/// logarithm); `q`, `out`: `T x query*dim`, `kv`: `T x 2*kv*dim` (keys, then values), float32 or bfloat16; `spans`: `T x 2`
+/// u32; `lse`: `T x query` float32.
+///
+/// # Errors
+/// When shapes or types do not fit.
+pub fn forward(
+    q: &Tensor,
+    kv: &Tensor,
+    spans: &Tensor,
+    out: &Tensor,
+    lse: &Tensor,
+    heads: Heads,
+) -> Result<Work, CudaError> {
+    forward_by(None, q, kv, spans, (out, lse), heads)
+}
+
+/// [`forward`] by a version of the caller's choice.
+///
+/// # Errors
+/// When shapes or types do not fit, or the version can't work on them.
+pub fn forward_by(
+    version: Option<Version>,
+    q: &Tensor,
+    kv: &Tensor,
+    spans: &Tensor,
+    (out, lse): (&Tensor, &Tensor),
+    heads: Heads,
+) -> Result<Work, CudaError> {
+    let check = Check::new("attention");
+    operands(&check, q, kv, spans, heads)?;
+    like(&check, "out", out, q)?;
+    statistic(&check, "lse", lse, q.rows(), heads)?;
+    let args = Args::new()
+        .tensor(q)
+        .int(q.pitch())
+        .tensor(kv)
+        .int(kv.pitch())
+        .tensor(spans)
+        .tensor(out)
+        .int(out.pitch())
+        .tensor(lse)
+        .int(q.rows())
+        .int(heads.query)
+        .int(heads.kv);
+    let shared = (FLASH_ROWS + 4 * FLASH_KEYS) * heads.dim * 2;
+    let (source, name, grid, args) = match Version::choose(&check, version, &[q, kv, out], heads)? {
+        Version::Plain => {
+            let name = format!("attention_{}", q.dtype().suffix());
+            (&SOURCE, name, plain_grid(q.rows() * heads.query), args.int(heads.dim))
+        }
+        Version::Warp => {
+            let threads = if heads.dim > 64 { 256 } else { 128 };
+            let grid = flash_grid(q.rows(), heads, threads, shared);
+            (&FLASH, format!("attention_flash_{}", heads.dim), grid, args)
+        }
+        Version::WarpGroup => {
+            (&WGMMA, "attention_wgmma".to_owned(), flash_grid(q.rows(), heads, 256, shared), args)
+        }
+    };
+    let cost = Cost { flops: 0.0, bytes: bytes(&[q, kv, spans, out, lse]) };
+    Launch::prepare(q.memory().gpu(), source, name, grid, args.float(heads.scale()), cost)
+}
+
+/// `delta[t,h] = sum over the head's columns of out d_out`; `out`, `d_out`: `T x query*dim`, float32 or bfloat16; `delta`:
+/// `T x query` float32.
+///
+/// # Errors
+/// When shapes or types do not fit.
+pub fn delta(out: &Tensor, d_out: &Tensor, delta: &Tensor, heads: Heads) -> Result<Work, CudaError> {
+    let check = Check::new("attention_delta");
+    heads.check(&check)?;
+    check.float("out", out)?;
+    check.shape("out", out, out.rows(), heads.query_cols())?;
+    like(&check, "d_out", d_out, out)?;
+    statistic(&check, "delta", delta, out.rows(), heads)?;
+    let args = Args::new()
+        .tensor(out)
+        .int(out.pitch())
+        .tensor(d_out)
+        .int(d_out.pitch())
+        .tensor(delta)
+        .int(out.rows())
+        .int(heads.query)
+        .int(heads.dim);
+    let pairs = out.rows() * heads.query;
+    let cost = Cost { flops: (2 * pairs * heads.dim) as f64, bytes: bytes(&[out, d_out, delta]) };
+    let pack = 16 / out.dtype().bytes();
+    let lanes = heads.dim / pack;
+    let wide = heads.dim.is_multiple_of(pack)
+        && lanes.is_power_of_two()
+        && lanes <= 32
+        && out.is_aligned(16)
+        && d_out.is_aligned(16);
+    let (kind, grid) =
+        if wide { ("wide_", Grid::items(pairs * lanes, 256)) } else { ("", plain_grid(pairs)) };
+    let name = format!("attention_delta_{kind}{}", out.dtype().suffix());
+    Launch::prepare(out.memory().gpu(), &SOURCE, name, grid, args, cost)
+}
+
+/// Gradient by the queries, `T x query*dim`; probabilities are computed again from `lse`.
+///
+/// # Errors
+/// When shapes or types do not fit.
+pub fn grad_q(saved: &Saved<'_>, d_q: &Tensor) -> Result<Work, CudaError> {
+    grad_q_by(None, saved, d_q)
+}
+
+/// [`grad_q`] by a version of the caller's choice.
+///
+/// # Errors
+/// When shapes or types do not fit, or the version can't work on them.
+pub fn grad_q_by(version: Option<Version>, saved: &Saved<'_>, d_q: &Tensor) -> Result<Work, CudaError> {
+    let check = Check::new("attention_grad_q");
+    saved.check(&check)?;
+    like(&check, "d_q", d_q, saved.q)?;
+    let (rows, heads) = (saved.q.rows(), saved.heads);
+    let shared = (2 * FLASH_ROWS + 4 * FLASH_KEYS) * heads.dim * 2;
+    let version = saved.choose(&check, version, d_q)?;
+    let grid = match version {
+        Version::Plain => plain_grid(rows * heads.query),
+        Version::Warp => flash_grid(rows, heads, if heads.dim > 64 { 256 } else { 128 }, shared),
+        Version::WarpGroup => flash_grid(rows, heads, 256, shared),
+    };
+    saved.launch("grad_q", version, d_q, grid)
+}
+
+/// Gradient by keys and values, `T x 2*kv*dim`: the sum over the query heads of each group, in a fixed order.
+///
+/// # Errors
+/// When shapes or types do not fit.
+pub fn grad_kv(saved: &Saved<'_>, d_kv: &Tensor) -> Result<Work, CudaError> {
+    grad_kv_by(None, saved, d_kv)
+}
+
+/// [`grad_kv`] by a version of the caller's choice.
+///
+/// # Errors
+/// When shapes or types do not fit, or the version can't work on them.
+pub fn grad_kv_by(version: Option<Version>, saved: &Saved<'_>, d_kv: &Tensor) -> Result<Work, CudaError> {
+    let check = Check::new("attention_grad_kv");
+    saved.check(&check)?;
+    like(&check, "d_kv", d_kv, saved.kv)?;
+    let (rows, heads) = (saved.q.rows(), saved.heads);
+    let tiles = 2 * FLASH_KEYS * heads.dim * 2;
+    let version = saved.choose(&check, version, d_kv)?;
+    let blocks = [heads.kv, rows.div_ceil(FLASH_KEYS), 1];
+    let grid = match version {
+        Version::Plain => plain_grid(rows * heads.kv),
+        Version::Warp => {
+            let teams = if heads.dim > 64 { 2 } else { 4 };
+            let stage = TEAM_QUERIES * (2 * heads.dim * 2 + 3 * 4);
+            Grid { blocks, threads: 256, shared: tiles + teams * 2 * stage }
+        }
+        Version::WarpGroup => Grid { blocks, threads: 384, shared: tiles + 3 * 2 * (tiles + 1024) },
+    };
+    saved.launch("grad_kv", version, d_kv, grid)
+}
+
+impl Saved<'_> {
+    fn check(&self, check: &Check) -> Result<(), CudaError> {
+        operands(check, self.q, self.kv, self.spans, self.heads)?;
+        like(check, "d_out", self.d_out, self.q)?;
+        statistic(check, "lse", self.lse, self.q.rows(), self.heads)?;
+        statistic(check, "delta", self.delta, self.q.rows(), self.heads)
+    }
+
+    fn choose(&self, check: &Check, wanted: Option<Version>, result: &Tensor) -> Result<Version, CudaError> {
+        Version::choose(check, wanted, &[self.q, self.kv, self.d_out, result], self.heads)
+    }
+
+    fn launch(&self, which: &str, version: Version, result: &Tensor, grid: Grid) -> Result<Work, CudaError> {
+        let Saved { q, kv, spans, lse, delta, d_out, heads } = *self;
+        let args = Args::new()
+            .tensor(q)
+            .int(q.pitch())
+            .tensor(kv)
+            .int(kv.pitch())
+            .tensor(spans)
+            .tensor(lse)
+            .tensor(delta)
+            .tensor(d_out)
+            .int(d_out.pitch())
+            .tensor(result)
+            .int(result.pitch())
+            .int(q.rows())
+            .int(heads.query)
+            .int(heads.kv);
+        let (source, name, args) = match version {
+            Version::Plain => {
+                (&SOURCE, format!("attention_{which}_{}", q.dtype().suffix()), args.int(heads.dim))
+            }
+            Version::Warp => (&FLASH_GRAD, format!("attention_flash_{which}_{}", heads.dim), args),
+            Version::WarpGroup => (&WGMMA, format!("attention_wgmma_{which}"), args),
+        };
+        let cost = Cost { flops: 0.0, bytes: bytes(&[q, kv, spans, lse, delta, d_out, result]) };
+        Launch::prepare(q.memory().gpu(), source, name, grid, args.float(heads.scale()), cost)
+    }
+}
+
+/// Tiles of queries of each head.
+fn flash_grid(rows: usize, heads: Heads, threads: usize, shared: usize) -> Grid {
+    Grid { blocks: [heads.query, rows.div_ceil(FLASH_ROWS), 1], threads, shared }
+}
+
+/// One warp an item, four a block.
+fn plain_grid(items: usize) -> Grid {
+    Grid::line(items.div_ceil(4), 128)
+}
+
+fn operands(check: &Check, q: &Tensor, kv: &Tensor, spans: &Tensor, heads: Heads) -> Result<(), CudaError> {
+    heads.check(check)?;
+    check.float("q", q)?;
+    check.shape("q", q, q.rows(), heads.query_cols())?;
+    check.shape("kv", kv, q.rows(), heads.kv_cols())?;
+    check.dtype("kv", kv, q.dtype())?;
+    span_rows(check, spans, q.rows())
+}
+
+/// `spans` is `rows x 2` u32 without gaps.
+pub(super) fn span_rows(check: &Check, spans: &Tensor, rows: usize) -> Result<(), CudaError> {
+    check.shape("spans", spans, rows, 2)?;
+    check.dtype("spans", spans, Dtype::U32)?;
+    check.dense("spans", spans)?;
+    check.that(spans.is_aligned(8), || "spans is not aligned to 8 bytes".to_owned())
+}
+
+fn like(check: &Check, what: &str, tensor: &Tensor, other: &Tensor) -> Result<(), CudaError> {
+    check.shape(what, tensor, other.rows(), other.cols())?;
+    check.dtype(what, tensor, other.dtype())
+}
+
+fn statistic(check: &Check, what: &str, tensor: &Tensor, rows: usize, heads: Heads) -> Result<(), CudaError> {
+    check.shape(what, tensor, rows, heads.query)?;
+    check.dtype(what, tensor, Dtype::F32)?;
+    check.dense(what, tensor)
+}

@@ -1,0 +1,160 @@
+//! Times of the adapters' kernels and of NF4 at the sizes of a layer of Qwen2.5-0.5B. Prints; fails only when a launch does.
+
+use crate::lora::bytes_of;
+use crate::support::{Random, gpu, integers, poisoned};
+use kernels::cuda::ops::{StepScalars, lora, nf4};
+use kernels::cuda::{Dtype, Event, Graph, Tensor, Work};
+use std::sync::Arc;
+
+const TOKENS: usize = 8192;
+const RANK: usize = 16;
+/// Input features and columns of each module.
+const GROUPS: [(&str, usize, &[usize]); 4] = [
+    ("q,k,v", 896, &[896, 128, 128]),
+    ("o", 896, &[896]),
+    ("gate,up", 896, &[4864, 4864]),
+    ("down", 4864, &[896]),
+];
+
+/// Microseconds of one pass over `works`: the median of 25 replays of a graph that holds them `turns` times.
+pub(crate) fn microseconds(works: Vec<Work>, turns: usize) -> f64 {
+    let works = Arc::new(works);
+    kernels::cuda::run_all(gpu(), works.iter()).unwrap();
+    let graph = Graph::capture(gpu(), &works).unwrap();
+    let (start, end) = (Event::new(gpu()).unwrap(), Event::new(gpu()).unwrap());
+    let mut times: Vec<f32> = (0..30)
+        .map(|_| {
+            start.record().unwrap();
+            graph.launch().unwrap();
+            end.record().unwrap();
+            end.wait().unwrap();
+            end.ms_since(&start).unwrap()
+        })
+        .skip(5)
+        .collect();
+    times.sort_by(f32::total_cmp);
+    f64::from(times[times.len() / 2]) * 1e3 / turns as f64
+}
+
+/// Random rows, the same ones again and again.
+fn filled(rng: &mut Random, (rows, cols): (usize, usize), dtype: Dtype, scale: f32) -> Tensor {
+    let tensor = poisoned((rows, cols), 0, dtype);
+    let block = rows.min(256);
+    let values = rng.values(block * cols, scale);
+    for start in (0..rows).step_by(block) {
+        let count = block.min(rows - start);
+        tensor.row_range(start, count).unwrap().upload(&values[..count * cols]).unwrap();
+    }
+    tensor
+}
+
+struct Set {
+    x: Tensor,
+    augmented: Tensor,
+    u: Tensor,
+    d_u: Tensor,
+    d_y: Tensor,
+    d_x: Tensor,
+}
+
+impl Set {
+    fn new(rng: &mut Random, features: usize, modules: usize, outputs: usize) -> Self {
+        let (bf16, width) = (Dtype::Bf16, modules * RANK);
+        let wide = filled(rng, (TOKENS, features + width), bf16, 1.0);
+        Set {
+            x: wide.columns(0, features).unwrap(),
+            augmented: wide.columns(features, width).unwrap(),
+            u: filled(rng, (TOKENS, width), Dtype::F32, 1.0),
+            d_u: filled(rng, (TOKENS, width), Dtype::F32, 1.0),
+            d_y: filled(rng, (TOKENS, outputs), bf16, 0.01),
+            d_x: filled(rng, (TOKENS, features), bf16, 0.01),
+        }
+    }
+}
+
+fn bench_group(rng: &mut Random, scalars: &Tensor, index: usize, dropout: bool) -> f64 {
+    let (name, features, counts) = GROUPS[index];
+    let outputs: usize = counts.iter().sum();
+    let sets: Vec<Set> = (0..3).map(|_| Set::new(rng, features, counts.len(), outputs)).collect();
+    let a: Vec<Tensor> = counts.iter().map(|_| filled(rng, (RANK, features), Dtype::Bf16, 0.03)).collect();
+    let b: Vec<Tensor> = counts.iter().map(|&n| filled(rng, (n, RANK), Dtype::Bf16, 0.03)).collect();
+    let d_a: Vec<Tensor> = counts.iter().map(|_| filled(rng, (RANK, features), Dtype::F32, 1.0)).collect();
+    let d_b: Vec<Tensor> = counts.iter().map(|&n| filled(rng, (n, RANK), Dtype::F32, 1.0)).collect();
+    let cols: Vec<(usize, usize)> =
+        (0..counts.len()).map(|m| (counts[..m].iter().sum(), counts[m])).collect();
+    let scratch = poisoned((1, lora::scratch_bytes(TOKENS, features, RANK, &cols)), 0, Dtype::U8);
+    let samples: Vec<u32> = (0..2 * TOKENS as u32).collect();
+    let positions: Vec<u32> = (0..TOKENS as u32).collect();
+    let (samples, positions) = (integers(&samples, 2), integers(&positions, 1));
+    let modules: Vec<u32> = (0..counts.len() as u32).collect();
+    let masks = lora::Dropout { samples: &samples, positions: &positions, layer: 1, modules: &modules };
+    let masks = dropout.then_some(&masks);
+    let mut steps: Vec<Vec<Work>> = (0..6).map(|_| Vec::new()).collect();
+    for set in &sets {
+        let Set { x, augmented, u, d_u, d_y, d_x } = set;
+        steps[0].push(lora::down(x, &a, u, masks, scalars, Some(augmented)).unwrap());
+        let params =
+            lora::Params { x, u, d_y, b: &b, cols: &cols, d_u, d_a: &d_a, d_b: &d_b, scratch: &scratch };
+        let works = lora::grad_params(&params, masks, scalars).unwrap();
+        works.into_iter().zip(&mut steps[1..]).for_each(|(work, step)| step.push(work));
+        steps[5].push(lora::grad_input(d_u, &a, d_x, masks, scalars).unwrap());
+    }
+    let mut sum = 0.0;
+    for works in steps {
+        let (kernel, bytes) = (works[0].name().to_owned(), works[0].cost().bytes);
+        let time = microseconds(works, sets.len());
+        sum += time;
+        println!("{name:8} {kernel:24} {time:7.1} us {:6.0} GB/s", bytes / time / 1e3);
+    }
+    println!("{name:8} all {sum:27.1} us");
+    sum
+}
+
+#[test]
+fn bench_lora() {
+    let mut rng = Random::new("bench_lora");
+    println!("{}: {TOKENS} tokens, rank {RANK}", gpu().properties().name);
+    for threshold in [None, Some(3277)] {
+        let step =
+            StepScalars { lora_scale: 2.0, drop_threshold: threshold.unwrap_or(0), ..StepScalars::default() };
+        let scalars = bytes_of(&step.to_bytes());
+        println!("threshold {threshold:?}");
+        let groups = 0..GROUPS.len();
+        let sum: f64 = groups.map(|index| bench_group(&mut rng, &scalars, index, threshold.is_some())).sum();
+        let once: usize = GROUPS.iter().map(|(_, k, n)| 3 * k + n.iter().sum::<usize>()).sum();
+        let bytes = (once * TOKENS * 2) as f64;
+        println!("a layer: {sum:.1} us; x, d_y read once and d_x updated: {:.1} MB", bytes / 1e6);
+    }
+}
+
+#[test]
+fn bench_nf4() {
+    let mut rng = Random::new("bench_nf4");
+    println!("{}", gpu().properties().name);
+    for (rows, cols) in [(896, 896), (4864, 896), (896, 4864), (24 * 4864, 896)] {
+        let count = rows * cols;
+        let codes = poisoned((1, count / 2), 0, Dtype::U8);
+        let absmax = filled(&mut rng, (1, count / 64), Dtype::F32, 1.0);
+        let maxima = poisoned((1, count / 64), 0, Dtype::U8);
+        let nested = filled(&mut rng, (1, (count / 64).div_ceil(256)), Dtype::F32, 1.0);
+        let (table, offset) =
+            (filled(&mut rng, (1, 256), Dtype::F32, 1.0), filled(&mut rng, (1, 1), Dtype::F32, 1.0));
+        let bytes: Vec<u8> =
+            (0..count / 2).map(|i| (i as u32).wrapping_mul(0x9E37_79B9).to_le_bytes()[3]).collect();
+        codes.upload_u8(&bytes).unwrap();
+        maxima.upload_u8(&bytes[..count / 64]).unwrap();
+        let sets = (200_000_000 / count).clamp(1, 16);
+        let outs: Vec<Tensor> = (0..sets).map(|_| poisoned((rows, cols), 0, Dtype::Bf16)).collect();
+        let single = outs.iter().map(|out| nf4::dequantize(&codes, &absmax, out).unwrap()).collect();
+        let double = outs
+            .iter()
+            .map(|out| nf4::dequantize_double(&codes, &maxima, &offset, &nested, &table, out).unwrap())
+            .collect();
+        for (what, works) in [("single", single), ("double", double)] {
+            let works: Vec<Work> = works;
+            let bytes = works[0].cost().bytes;
+            let time = microseconds(works, sets);
+            println!("nf4 {rows} x {cols} {what}: {time:.1} us, {:.0} GB/s", bytes / time / 1e3);
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! Every kernel against plain loops in float64, on fresh random inputs. Needs a GPU, and fails without one.
+//!
+//! The seed of the inputs is printed; `TESTFORGE_TEST_SEED` sets it.
+
+#![cfg(feature = "gpu-tests")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::print_stdout, reason = "errors and times are for people")]
+
+mod attention;
+mod attention_paged;
+mod bench_elementwise;
+mod bench_lora;
+mod cross_entropy;
+mod differences;
+mod elementwise;
+mod embed;
+mod layer_norm;
+mod lora;
+mod matmul;
+mod nf4;
+mod optimizer;
+mod philox;
+mod rms_norm;
+mod rope;
+mod rows;
+mod sample;
+mod softmax;
+mod support;

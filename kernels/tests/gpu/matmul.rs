@@ -1,0 +1,70 @@
+use crate::support::{Kind, Random, close, gpu, padding_untouched, poisoned, random, run};
+use kernels::cuda::{Dtype, Form, Matmul, Tensor, WORKSPACE_BYTES, Work, split, split_bytes};
+
+/// A product by plain loops; factors are given in the layout of `form`.
+fn reference(form: Form, (m, n, k): (usize, usize, usize), a: &[f64], b: &[f64]) -> Vec<f64> {
+    let at = |i: usize, p: usize| if form == Form::Tn { a[p * m + i] } else { a[i * k + p] };
+    let bt = |p: usize, j: usize| if form == Form::Nt { b[j * k + p] } else { b[p * n + j] };
+    (0..m * n).map(|e| (0..k).map(|p| at(e / n, p) * bt(p, e % n)).sum()).collect()
+}
+
+fn factors(form: Form, (m, n, k): (usize, usize, usize)) -> ((usize, usize), (usize, usize)) {
+    let a = if form == Form::Tn { (k, m) } else { (m, k) };
+    (a, if form == Form::Nt { (n, k) } else { (k, n) })
+}
+
+#[test]
+fn products_equal_plain_loops() {
+    let workspace = gpu().alloc(WORKSPACE_BYTES, "a test").unwrap();
+    let mut rng = Random::new("matmul");
+    let types = [(Dtype::F32, Dtype::F32), (Dtype::Bf16, Dtype::Bf16), (Dtype::Bf16, Dtype::F32)];
+    for (input, output) in types {
+        for form in [Form::Nt, Form::Nn, Form::Tn] {
+            for sizes in [(1, 1, 1), (3, 5, 7), (33, 65, 31), (128, 64, 96), (130, 72, 200)] {
+                let (m, n, _) = sizes;
+                let (a_shape, b_shape) = factors(form, sizes);
+                let a = random(&mut rng, a_shape, 8, input, 1.0);
+                let b = random(&mut rng, b_shape, 0, input, 1.0);
+                let expected = reference(form, sizes, &a.host, &b.host);
+                let what = format!("{form:?} {sizes:?} {input:?}>{output:?}");
+                let c = poisoned((m, n), 8, output);
+                run(&Work::Matmul(Matmul::new(&workspace, form, (&a.tensor, &b.tensor, &c), false).unwrap()));
+                close(&what, &c, &expected, Kind::Product);
+                padding_untouched(&what, &c);
+                let c = random(&mut rng, (m, n), 0, output, 1.0);
+                let added: Vec<f64> = expected.iter().zip(&c.host).map(|(x, y)| x + y).collect();
+                run(&Work::Matmul(
+                    Matmul::new(&workspace, form, (&a.tensor, &b.tensor, &c.tensor), true).unwrap(),
+                ));
+                close(&format!("{what}, added"), &c.tensor, &added, Kind::Product);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_split_product_equals_plain_loops() {
+    let workspace = gpu().alloc(WORKSPACE_BYTES, "a test").unwrap();
+    let mut rng = Random::new("split");
+    for (input, output) in [(Dtype::Bf16, Dtype::Bf16), (Dtype::F32, Dtype::F32), (Dtype::Bf16, Dtype::F32)] {
+        for form in [Form::Nt, Form::Nn, Form::Tn] {
+            let sizes = (24, 40, 3 * 4096);
+            let (a_shape, b_shape) = factors(form, sizes);
+            let a = random(&mut rng, a_shape, 8, input, 1.0);
+            let b = random(&mut rng, b_shape, 8, input, 1.0);
+            let bytes = split_bytes(form, &a.tensor, &b.tensor);
+            assert_eq!(bytes, 3 * 24 * 40 * 4);
+            let scratch: Tensor = poisoned((1, bytes), 0, Dtype::U8);
+            let expected = reference(form, sizes, &a.host, &b.host);
+            let what = format!("split {form:?} {input:?}>{output:?}");
+            let c = poisoned((24, 40), 8, output);
+            let all = split(&workspace, &scratch, form, (&a.tensor, &b.tensor, &c), false).unwrap();
+            all.iter().for_each(run);
+            close(&what, &c, &expected, Kind::Product);
+            padding_untouched(&what, &c);
+            let first = c.read_rows().unwrap();
+            all.iter().for_each(run);
+            assert!(first == c.read_rows().unwrap(), "{what}: two runs differ");
+        }
+    }
+}
