@@ -73,6 +73,8 @@ fn trainer(config: &Config, full: bool, threads: usize) -> Result<Trainer, engin
         seed: 1,
         save: SavePolicy::All,
         max_tokens: TOKENS,
+        device: engine::ComputeDevice::Cpu,
+        packed_base: false,
     };
     Trainer::new(config, &weights, (!full).then_some(&adapter), options)
 }

@@ -1,8 +1,10 @@
 //! What a device has to offer to run plans.
 
-use crate::place::Placement;
+use crate::place::{Layout, Placement};
 use crate::plan::{Block, Dims, Input, Mat, ModelParams, ParamId, Plan};
+use model::nf4::Nf4;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use thiserror::Error;
 
 #[derive(Debug, Error)]
@@ -17,6 +19,23 @@ pub enum BackendError {
     Size { what: String, given: usize, needed: usize },
     #[error("out of memory: {needed} bytes needed for {what}")]
     Memory { what: String, needed: u64 },
+    #[error(transparent)]
+    Cuda(#[from] kernels::cuda::CudaError),
+}
+
+impl BackendError {
+    /// The device or its driver failed, not the work that it was given.
+    #[must_use]
+    pub fn is_device_trouble(&self) -> bool {
+        use kernels::cuda::CudaError as Cuda;
+        matches!(self, Self::Cuda(Cuda::Driver { .. } | Cuda::NoDriver | Cuda::NoNvrtc | Cuda::NoCublasLt))
+    }
+
+    /// Less memory would have done.
+    #[must_use]
+    pub fn is_out_of_memory(&self) -> bool {
+        matches!(self, Self::Memory { .. } | Self::Cuda(kernels::cuda::CudaError::OutOfMemory { .. }))
+    }
 }
 
 /// What a backend claims.
@@ -25,6 +44,16 @@ pub struct Caps {
     pub name: &'static str,
     /// Blocks that it runs natively instead of by their decomposition.
     pub claims: BTreeSet<Block>,
+    /// Loss rows that the head should take at a time.
+    pub head_chunk: usize,
+}
+
+/// A number of a run that will be asked for after the next [`Backend::wait`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Note {
+    Value(f32),
+    /// Number `n` of the notes since the last wait.
+    Pending(usize),
 }
 
 /// Numbers that change from one submission to the next without a new plan.
@@ -68,6 +97,12 @@ pub trait Backend {
 
     fn caps(&self) -> Caps;
 
+    /// How the backend wants a plan's buffers to lie.
+    fn layout(&self, plan: &Plan) -> Layout;
+
+    /// Bytes that are held beside the arena: parameters, slabs, scratch.
+    fn held_bytes(&self) -> u64;
+
     /// Makes room for the parameters of a model.
     ///
     /// # Errors
@@ -80,6 +115,15 @@ pub trait Backend {
     /// When the size is not the parameter's, or the parameter is trainable.
     fn store_param(&mut self, id: ParamId, values: &[f32]) -> Result<(), BackendError>;
 
+    /// Stores a frozen projection from its tensors in NF4, in the order of its pieces.
+    ///
+    /// # Errors
+    /// As [`Backend::store_param`].
+    fn store_quantised(&mut self, id: ParamId, pieces: &[Nf4]) -> Result<(), BackendError> {
+        let values: Vec<f32> = pieces.iter().flat_map(Nf4::dequantize).collect();
+        self.store_param(id, &values)
+    }
+
     /// A parameter's values as they are used, trainable or frozen.
     ///
     /// # Errors
@@ -90,7 +134,9 @@ pub trait Backend {
     /// When the size is not that of the slabs.
     fn store_slab(&mut self, slab: Slab, values: &[f32]) -> Result<(), BackendError>;
 
-    fn load_slab(&self, slab: Slab) -> Vec<f32>;
+    /// # Errors
+    /// When the device fails.
+    fn load_slab(&self, slab: Slab) -> Result<Vec<f32>, BackendError>;
 
     /// Checks the plan and fixes everything that does not change from run to run.
     ///
@@ -110,20 +156,30 @@ pub trait Backend {
     /// When a run failed.
     fn wait(&mut self) -> Result<(), BackendError>;
 
-    /// Values of a view after the last run; valid for outputs of its plan, and for any view after [`Backend::submit_until`].
+    /// Remembers the number that a `1 x 1` output holds after what was submitted so far, without waiting for it.
+    ///
+    /// # Errors
+    /// When the view is no output.
+    fn note(&mut self, program: &Self::Program, view: Mat) -> Result<Note, BackendError>;
+
+    /// The number, after [`Backend::wait`].
+    fn noted(&self, note: Note) -> f32;
+
+    /// Values of a view after the last run; valid for outputs of its plan, and for any view after [`Backend::submit_range`].
     ///
     /// # Errors
     /// When the view is not one of the program's, or holds integers.
     fn peek(&self, program: &Self::Program, view: Mat, dims: Dims) -> Result<Vec<f32>, BackendError>;
 
-    /// Runs the first `ops` operations by their decomposition, to compare two backends operation by operation.
+    /// Runs some of the operations by their decomposition, on what lies in the arena, to compare two backends operation by
+    /// operation.
     ///
     /// # Errors
     /// As [`Backend::submit`].
-    fn submit_until(
+    fn submit_range(
         &mut self,
         program: &Self::Program,
         inputs: Inputs,
-        ops: usize,
+        ops: Range<usize>,
     ) -> Result<(), BackendError>;
 }

@@ -2,7 +2,7 @@
 
 use crate::EngineError;
 use crate::api::MicroBatch;
-use crate::plan::{Dims, HEAD_CHUNK, Input};
+use crate::plan::{Dims, Input};
 use std::collections::BTreeMap;
 
 /// A label that carries no loss.
@@ -22,10 +22,16 @@ impl Packed {
 }
 
 /// Packs without padding. The row of token `i` predicts token `i + 1` of its sequence, where that has a label.
+/// `chunk`: loss rows that the head takes at a time.
 ///
 /// # Errors
 /// Lengths that disagree, empty sequences, ids outside the vocabulary, more than `max_tokens` tokens.
-pub(crate) fn pack(micro: &MicroBatch, vocab: usize, max_tokens: usize) -> Result<Packed, EngineError> {
+pub(crate) fn pack(
+    micro: &MicroBatch,
+    vocab: usize,
+    max_tokens: usize,
+    chunk: usize,
+) -> Result<Packed, EngineError> {
     let mut index: BTreeMap<Input, Vec<u32>> = BTreeMap::new();
     let mut starts = vec![0u32];
     let mut tokens = 0usize;
@@ -69,7 +75,7 @@ pub(crate) fn pack(micro: &MicroBatch, vocab: usize, max_tokens: usize) -> Resul
         index.entry(input).or_default();
     }
     index.insert(Input::Starts, starts);
-    let dims = Dims { tokens, loss_rows, seqs: micro.sequences.len(), chunk: HEAD_CHUNK };
+    let dims = Dims { tokens, loss_rows, seqs: micro.sequences.len(), chunk };
     Ok(Packed { dims, index })
 }
 
@@ -86,7 +92,7 @@ mod tests {
     fn labels_shift_inside_their_sequence() {
         let micro =
             MicroBatch { sequences: vec![sequence(&[5, 6, 7], &[5, -100, 7]), sequence(&[8, 9], &[8, 9])] };
-        let packed = pack(&micro, 10, 8).unwrap();
+        let packed = pack(&micro, 10, 8, 256).unwrap();
         assert_eq!(packed.index[&Input::LossIndex], [1, 3]);
         assert_eq!(packed.index[&Input::Labels], [7, 9]);
         assert_eq!(packed.index[&Input::Starts], [0, 3, 5]);
@@ -105,10 +111,10 @@ mod tests {
             sequence(&[1, 2], &[1, -1]),
         ] {
             let micro = MicroBatch { sequences: vec![sequence(&[1], &[1]), bad] };
-            let error = pack(&micro, 10, 8).unwrap_err();
+            let error = pack(&micro, 10, 8, 256).unwrap_err();
             assert!(error.to_string().contains("sequence 1"), "{error}");
         }
         let long = MicroBatch { sequences: vec![sequence(&[1, 2, 3], &[1, 2, 3])] };
-        assert!(matches!(pack(&long, 10, 2), Err(EngineError::TooLong { given: 3, room: 2, .. })));
+        assert!(matches!(pack(&long, 10, 2, 256), Err(EngineError::TooLong { given: 3, room: 2, .. })));
     }
 }

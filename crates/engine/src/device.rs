@@ -68,8 +68,6 @@ pub enum DeviceError {
     NoGpu(String),
     #[error("there is no GPU {id}: this machine has {n}")]
     NoSuchGpu { id: u32, n: usize },
-    #[error("the GPU {id} ({name}) is there, but this build has no CUDA backend")]
-    NoCudaBackend { id: u32, name: String },
     #[error("this build has no wgpu backend")]
     NoWgpuBackend,
     #[error("no device is left to choose: {0}; and this build may not fall back to the CPU by itself")]
@@ -85,7 +83,7 @@ impl DeviceError {
             Self::NoGpu(_) => {
                 "install the NVIDIA driver, or compute on the CPU (about 100 times slower): --set device=cpu"
             }
-            Self::NoCudaBackend { .. } | Self::NoWgpuBackend => "compute on the CPU: --set device=cpu",
+            Self::NoWgpuBackend => "compute on the CPU: --set device=cpu",
             Self::NothingLeft(_) => {
                 "choose the CPU yourself (--set device=cpu), or build with the feature cpu-fallback"
             }
@@ -144,9 +142,12 @@ pub fn choose(
     match request {
         DeviceRequest::Cpu => Ok(Choice { device: ComputeDevice::Cpu, warnings: Vec::new() }),
         DeviceRequest::Wgpu => Err(DeviceError::NoWgpuBackend),
-        DeviceRequest::Cuda { id } => Err(cuda(id, build, probe)),
+        DeviceRequest::Cuda { id } => Ok(Choice { device: cuda(id, build, probe)?, warnings: Vec::new() }),
         DeviceRequest::Auto => {
-            let why = cuda(0, build, probe);
+            let why = match cuda(0, build, probe) {
+                Ok(device) => return Ok(Choice { device, warnings: Vec::new() }),
+                Err(why) => why,
+            };
             if !build.cpu_fallback {
                 return Err(DeviceError::NothingLeft(why.to_string()));
             }
@@ -160,19 +161,19 @@ pub fn choose(
     }
 }
 
-/// Why the GPU `id` can't be used.
-fn cuda(id: u32, build: Build, probe: impl FnOnce() -> GpuProbe) -> DeviceError {
+/// The GPU `id`, or why it can't be used.
+fn cuda(id: u32, build: Build, probe: impl FnOnce() -> GpuProbe) -> Result<ComputeDevice, DeviceError> {
     if !build.cuda {
-        return DeviceError::NoGpu("this program was built without the feature cuda".to_owned());
+        return Err(DeviceError::NoGpu("this program was built without the feature cuda".to_owned()));
     }
     match probe() {
-        GpuProbe::NoDriver(why) => DeviceError::NoGpu(why),
+        GpuProbe::NoDriver(why) => Err(DeviceError::NoGpu(why)),
         GpuProbe::Devices(names) if names.is_empty() => {
-            DeviceError::NoGpu("the driver sees no device".to_owned())
+            Err(DeviceError::NoGpu("the driver sees no device".to_owned()))
         }
         GpuProbe::Devices(names) => match names.get(id as usize) {
-            Some(name) => DeviceError::NoCudaBackend { id, name: name.clone() },
-            None => DeviceError::NoSuchGpu { id, n: names.len() },
+            Some(_) => Ok(ComputeDevice::Cuda { id }),
+            None => Err(DeviceError::NoSuchGpu { id, n: names.len() }),
         },
     }
 }
@@ -238,7 +239,10 @@ mod tests {
         assert!(matches!(ask(0, ALL, no_driver), DeviceError::NoGpu(_)));
         assert!(matches!(ask(0, ALL, || GpuProbe::Devices(vec![])), DeviceError::NoGpu(_)));
         assert!(matches!(ask(1, ALL, one_gpu), DeviceError::NoSuchGpu { id: 1, n: 1 }));
-        assert!(matches!(ask(0, ALL, one_gpu), DeviceError::NoCudaBackend { id: 0, .. }));
+        let choice = choose(DeviceRequest::Cuda { id: 0 }, ALL, one_gpu).unwrap();
+        assert_eq!(choice, Choice { device: ComputeDevice::Cuda { id: 0 }, warnings: vec![] });
+        let auto = choose(DeviceRequest::Auto, ALL, one_gpu).unwrap();
+        assert_eq!(auto.device, ComputeDevice::Cuda { id: 0 });
         let without = Build { cuda: false, cpu_fallback: true };
         assert!(ask(0, without, one_gpu).to_string().contains("feature cuda"));
         assert_eq!(choose(DeviceRequest::Wgpu, ALL, one_gpu).unwrap_err(), DeviceError::NoWgpuBackend);

@@ -4,10 +4,10 @@
 //! attention sums over the sequence's own keys in order. So the schedule (who waits, who is admitted) changes only speed.
 
 use crate::EngineError;
-use crate::api::{AdamW, Base, Finish, GenRequest, GenResult, GenerateOptions, Precision, Sampling};
+use crate::any::{AnyBackend, AnyProgram, Purpose};
+use crate::api::{AdamW, Base, Finish, GenRequest, GenResult, GenerateOptions, Sampling};
 use crate::backend::{Backend, Inputs, Scalars};
-use crate::cpu::{Cpu, CpuOptions, CpuProgram};
-use crate::place::{Layout, place};
+use crate::place::place;
 use crate::plan::{Dims, Input, Mat, ModelParams, generate_plan};
 use crate::sample::choose;
 use crate::setup;
@@ -27,8 +27,8 @@ pub struct Generator {
     options: GenerateOptions,
     params: ModelParams,
     lora_scale: f64,
-    backend: Cpu<f32>,
-    program: CpuProgram,
+    backend: AnyBackend,
+    program: AnyProgram,
     logits: Mat,
     step_tokens: usize,
     step_rows: usize,
@@ -86,12 +86,13 @@ impl Generator {
         }
         let lora = adapter.map(|adapter| setup::lora_shape(&adapter.config));
         let params = ModelParams::new(setup::shape(config), lora, false, false, options.max_tokens);
-        let mut backend = Cpu::new(&CpuOptions {
+        let mut backend = AnyBackend::new(Purpose {
+            device: options.device,
+            precision: options.precision,
             threads: options.threads,
-            round: options.precision == Precision::Bf16Rounded,
-            transposed: true,
-            native: true,
-        });
+            packed: None,
+            few_rows: true,
+        })?;
         backend.allocate(&params)?;
         let quantise = match options.base {
             Base::Float32 => None,
@@ -104,7 +105,7 @@ impl Generator {
         let step_tokens = STEP_TOKENS.min(options.max_tokens);
         let step_rows = STEP_ROWS.min(options.max_tokens);
         let plan = generate_plan(&params, step_tokens, step_rows);
-        let placement = place(&plan.plan, Layout::uniform(size_of::<f32>()), &backend.caps().claims);
+        let placement = place(&plan.plan, backend.layout(&plan.plan), &backend.caps().claims);
         let program = backend.compile(plan.plan, placement)?;
         let lora_scale = adapter.map_or(0.0, |adapter| adapter.config.scaling());
         let logits = plan.logits;

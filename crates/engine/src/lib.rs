@@ -4,11 +4,13 @@
 //! overlaps and nothing is read before it is written, [`cost`] counts; a [`backend`] runs it. [`Trainer`] and
 //! [`Generator`] stand on top. `docs/ENGINE.md` describes plan, random numbers and precision.
 
+mod any;
 mod api;
 pub mod backend;
 mod batch;
 pub mod cost;
 pub mod cpu;
+pub mod cuda;
 pub mod device;
 mod error;
 mod generate;
@@ -20,6 +22,7 @@ mod train;
 pub mod verify;
 
 pub use api::*;
+pub use device::ComputeDevice;
 pub use error::EngineError;
 pub use generate::Generator;
 pub use train::Trainer;

@@ -7,20 +7,28 @@
 use crate::plan::{Block, BufferId, Dims, Place, Plan, Role};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Bytes per element by role, and the alignment of every buffer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Bytes per element by role, the alignment of every buffer, and columns that a backend wants behind some of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
     pub act: usize,
     pub grad: usize,
     pub stat: usize,
     pub align: usize,
+    /// Columns behind those of a buffer, for the backend's own use.
+    pub extra: BTreeMap<BufferId, usize>,
 }
 
 impl Layout {
     /// Everything as elements of one size.
     #[must_use]
     pub fn uniform(bytes: usize) -> Self {
-        Layout { act: bytes, grad: bytes, stat: bytes, align: 64 }
+        Layout { act: bytes, grad: bytes, stat: bytes, align: 64, extra: BTreeMap::new() }
+    }
+
+    /// Elements from one row of a buffer to the next.
+    #[must_use]
+    pub fn pitch(&self, plan: &Plan, id: BufferId) -> usize {
+        plan.get(id).cols + self.extra.get(&id).copied().unwrap_or(0)
     }
 
     fn bytes(&self, role: Role) -> usize {
@@ -98,7 +106,7 @@ pub fn lifetimes(plan: &Plan, claims: &BTreeSet<Block>) -> BTreeMap<BufferId, Li
 #[must_use]
 pub fn buffer_bytes(plan: &Plan, id: BufferId, dims: &Dims, layout: &Layout) -> usize {
     let buffer = plan.get(id);
-    dims.rows(buffer.rows) * buffer.cols * layout.bytes(buffer.role)
+    dims.rows(buffer.rows) * layout.pitch(plan, id) * layout.bytes(buffer.role)
 }
 
 /// Places a plan at its capacity.

@@ -44,16 +44,24 @@ pub(crate) fn store_base<B: Backend>(
         let values = match spec.class {
             Class::Adapter => continue,
             Class::RopeTable => rope_table(spec.rows, spec.cols, params.shape.rope_theta),
-            _ => base_values(spec, weights, quantise)?,
+            Class::Projection if quantise.is_some() => {
+                let pieces = quantised(spec, weights, quantise == Some(true))?;
+                backend.store_quantised(id, &pieces)?;
+                continue;
+            }
+            _ => base_values(spec, weights)?,
         };
         backend.store_param(id, &values)?;
     }
     Ok(())
 }
 
-fn base_values(spec: &ParamSpec, weights: &Weights, quantise: Option<bool>) -> Result<Vec<f32>, EngineError> {
-    let mut values = Vec::with_capacity(spec.elements());
-    for piece in &spec.pieces {
+/// The values of a parameter's pieces, each by itself.
+fn pieces<'a>(
+    spec: &'a ParamSpec,
+    weights: &'a Weights,
+) -> impl Iterator<Item = Result<(&'a str, Vec<f32>), EngineError>> {
+    spec.pieces.iter().map(|piece| {
         let missing = || EngineError::Mismatch(format!("the weights have no tensor `{}`", piece.name));
         let tensor = weights.get(&piece.name).ok_or_else(missing)?;
         if tensor.len() != piece.rows * piece.cols {
@@ -62,17 +70,26 @@ fn base_values(spec: &ParamSpec, weights: &Weights, quantise: Option<bool>) -> R
             let message = format!("`{}` has the shape {shape:?}, expected {rows} x {cols}", piece.name);
             return Err(EngineError::Mismatch(message));
         }
-        let plain = tensor.to_f32();
-        match quantise.filter(|_| spec.class == Class::Projection) {
-            Some(double) => {
-                let quantised = Nf4::quantize(&plain, double)
-                    .map_err(|source| EngineError::Quantise { name: piece.name.clone(), source })?;
-                values.extend(quantised.dequantize());
-            }
-            None => values.extend(plain),
-        }
+        Ok((piece.name.as_str(), tensor.to_f32()))
+    })
+}
+
+fn base_values(spec: &ParamSpec, weights: &Weights) -> Result<Vec<f32>, EngineError> {
+    let mut values = Vec::with_capacity(spec.elements());
+    for piece in pieces(spec, weights) {
+        values.extend(piece?.1);
     }
     Ok(values)
+}
+
+fn quantised(spec: &ParamSpec, weights: &Weights, double: bool) -> Result<Vec<Nf4>, EngineError> {
+    pieces(spec, weights)
+        .map(|piece| {
+            let (name, values) = piece?;
+            Nf4::quantize(&values, double)
+                .map_err(|source| EngineError::Quantise { name: name.to_owned(), source })
+        })
+        .collect()
 }
 
 /// Stores the adapter's A and B.

@@ -1,12 +1,13 @@
 //! Training: micro-batches in, updated parameters out.
 
 use crate::EngineError;
-use crate::api::{AdamW, LossSum, MicroBatch, Mode, Precision, StepOutcome, TrainOptions, TrainState};
-use crate::backend::{Backend, Inputs, Scalars, Slab};
+use crate::any::{AnyBackend, AnyProgram, Purpose};
+use crate::api::{AdamW, LossSum, MicroBatch, Mode, StepOutcome, TrainOptions, TrainState};
+use crate::backend::{Backend, Caps, Inputs, Note, Scalars, Slab};
 use crate::batch::{Packed, pack};
-use crate::cpu::{Cpu, CpuOptions, CpuProgram};
-use crate::place::{Layout, place};
-use crate::plan::{Class, Dims, Mat, ModelParams, Plan, optimizer_plans, train_plan};
+use crate::cuda::WorkTime;
+use crate::place::place;
+use crate::plan::{Class, Dims, Mat, ModelParams, Plan, optimizer_plans, train_plan_in_chunks};
 use crate::setup;
 use model::Tensor;
 use model::adapter::{Adapter, LoraConfig};
@@ -17,12 +18,12 @@ use std::collections::BTreeMap;
 /// Plans of a trainer, ready to run.
 #[derive(Debug)]
 struct Programs {
-    train: CpuProgram,
+    train: AnyProgram,
     train_loss: Mat,
-    evaluate: CpuProgram,
+    evaluate: AnyProgram,
     evaluate_loss: Mat,
-    zero: CpuProgram,
-    update: CpuProgram,
+    zero: AnyProgram,
+    update: AnyProgram,
     norm: Mat,
 }
 
@@ -33,7 +34,7 @@ pub struct Trainer {
     config: Config,
     lora: Option<LoraConfig>,
     params: ModelParams,
-    backend: Cpu<f32>,
+    backend: AnyBackend,
     programs: Programs,
     peak_bytes: u64,
     step: u64,
@@ -56,12 +57,16 @@ impl Trainer {
         let full = options.mode == Mode::Full;
         let params =
             ModelParams::new(shape, lora.as_ref().map(setup::lora_shape), full, !full, options.max_tokens);
-        let mut backend = Cpu::new(&CpuOptions {
+        let mut backend = AnyBackend::new(Purpose {
+            device: options.device,
+            precision: options.precision,
             threads: options.threads,
-            round: options.precision == Precision::Bf16Rounded,
-            transposed: false,
-            native: true,
-        });
+            packed: match options.mode {
+                Mode::Qlora { double_quant } if options.packed_base => Some(double_quant),
+                _ => None,
+            },
+            few_rows: false,
+        })?;
         backend.allocate(&params)?;
         let quantise = match options.mode {
             Mode::Qlora { double_quant } => Some(double_quant),
@@ -72,7 +77,8 @@ impl Trainer {
             setup::store_adapter(&mut backend, &params, adapter)?;
         }
         let (programs, arena) = compile(&mut backend, &params, &options)?;
-        let peak_bytes = arena + fixed_bytes(&params, &options);
+        let scores = 2 * 64 * options.max_tokens * options.threads.max(1) * size_of::<f32>();
+        let peak_bytes = arena + backend.held_bytes() + scores as u64;
         Ok(Trainer { options, config: config.clone(), lora, params, backend, programs, peak_bytes, step: 0 })
     }
 
@@ -102,18 +108,24 @@ impl Trainer {
         let mut scalars = self.scalars();
         scalars.inv_labels = 1.0 / label_tokens as f64;
         scalars.optimizer = *optimizer;
-        let sum = self.accumulate(packed, scalars)?;
-        if !sum.is_finite() {
+        let losses = self.accumulate(packed, scalars)?;
+        if losses.iter().any(|note| matches!(note, Note::Value(loss) if !loss.is_finite())) {
             return Err(EngineError::NonFinite { what: "the loss", step: self.step + 1 });
         }
         let dims = Dims { tokens: 0, loss_rows: 0, seqs: 0, chunk: 1 };
         let inputs = Inputs { dims, index: BTreeMap::new(), scalars };
+        // The update does nothing when the norm is not finite, as it is whenever a loss is not.
         self.backend.submit(&self.programs.update, inputs)?;
+        let norm = self.backend.note(&self.programs.update, self.programs.norm)?;
         self.backend.wait()?;
-        let norm = self.backend.peek(&self.programs.update, self.programs.norm, dims)?;
-        let grad_norm = f64::from(norm[0]);
+        let sum = self.sum(&losses);
+        let grad_norm = f64::from(self.backend.noted(norm));
+        let failed = |what| Err(EngineError::NonFinite { what, step: self.step + 1 });
+        if !sum.is_finite() {
+            return failed("the loss");
+        }
         if !grad_norm.is_finite() {
-            return Err(EngineError::NonFinite { what: "the gradient norm", step: self.step + 1 });
+            return failed("the gradient norm");
         }
         self.step += 1;
         Ok(StepOutcome { loss: sum / label_tokens as f64, grad_norm, label_tokens, tokens })
@@ -124,7 +136,8 @@ impl Trainer {
     /// # Errors
     /// When the micro-batch does not fit.
     pub fn evaluate(&mut self, micro: &MicroBatch) -> Result<LossSum, EngineError> {
-        let packed = pack(micro, self.params.shape.vocab, self.options.max_tokens)?;
+        let packed =
+            pack(micro, self.params.shape.vocab, self.options.max_tokens, self.backend.caps().head_chunk)?;
         let label_tokens = packed.label_tokens();
         let Packed { dims, index } = packed;
         let inputs = Inputs { dims, index, scalars: self.scalars() };
@@ -147,24 +160,51 @@ impl Trainer {
         let mut scalars = self.scalars();
         scalars.inv_labels = 1.0 / label_tokens as f64;
         self.accumulate(packed, scalars)?;
-        let slab = self.backend.load_slab(Slab::Gradient);
+        self.backend.wait()?;
+        let slab = self.backend.load_slab(Slab::Gradient)?;
         let cut = |range: &crate::Range| slab[range.start..range.start + range.len].to_vec();
         Ok(self.params.table().iter().map(|(name, range)| (name.clone(), cut(range))).collect())
     }
 
-    /// The adapter as it is now; `None` in full mode.
+    /// Device time of a micro-batch's forward and backward by kind of work, longest first; empty on the CPU. Only for
+    /// looking: the trainer's gradients are garbage afterwards.
+    ///
+    /// # Errors
+    /// When the micro-batch does not fit or the device fails.
+    pub fn profile(&mut self, micro: &MicroBatch) -> Result<Vec<WorkTime>, EngineError> {
+        let packed = self.pack_all(std::slice::from_ref(micro))?;
+        let mut scalars = self.scalars();
+        scalars.inv_labels = 1.0;
+        let mut times = Vec::new();
+        for Packed { dims, index } in packed {
+            times = self.backend.profile(&self.programs.train, &Inputs { dims, index, scalars })?;
+        }
+        Ok(times)
+    }
+
+    /// Name of the GPU and bytes of its memory in use, by this process and others; `None` on the CPU.
     #[must_use]
-    pub fn adapter(&self) -> Option<Adapter> {
-        let config = self.lora.clone()?;
-        let master = self.backend.load_slab(Slab::Master);
+    pub fn device_memory(&self) -> Option<(String, u64)> {
+        self.backend.device_memory()
+    }
+
+    /// The adapter as it is now; `None` in full mode.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn adapter(&self) -> Result<Option<Adapter>, EngineError> {
+        let Some(config) = self.lora.clone() else { return Ok(None) };
+        let master = self.backend.load_slab(Slab::Master)?;
         let mut tensors = BTreeMap::new();
         for spec in self.params.specs.iter().filter(|spec| spec.class == Class::Adapter) {
-            let start = spec.slab?;
-            let values = &master[start..start + spec.elements()];
-            tensors
-                .insert(spec.pieces[0].name.clone(), Tensor::from_f32(vec![spec.rows, spec.cols], values)?);
+            let Some(start) = spec.slab else { continue };
+            let name = &spec.pieces[0].name;
+            let tensor =
+                Tensor::from_f32(vec![spec.rows, spec.cols], &master[start..start + spec.elements()]);
+            let wrong = || EngineError::Mismatch(format!("`{name}` has a wrong size"));
+            tensors.insert(name.clone(), tensor.ok_or_else(wrong)?);
         }
-        Some(Adapter { config, tensors })
+        Ok(Some(Adapter { config, tensors }))
     }
 
     /// The base model in float32: the trained one in full mode, else the frozen one as used (after NF4 in qlora).
@@ -173,7 +213,7 @@ impl Trainer {
     /// When the tensors are not those of the configuration.
     pub fn weights(&self) -> Result<Weights, EngineError> {
         let mut tensors = BTreeMap::new();
-        let master = self.backend.load_slab(Slab::Master);
+        let master = self.backend.load_slab(Slab::Master)?;
         for (id, spec) in self.params.iter() {
             if matches!(spec.class, Class::Adapter | Class::RopeTable) {
                 continue;
@@ -197,15 +237,17 @@ impl Trainer {
     }
 
     /// Everything that training changes.
-    #[must_use]
-    pub fn state(&self) -> TrainState {
-        TrainState {
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn state(&self) -> Result<TrainState, EngineError> {
+        Ok(TrainState {
             step: self.step,
-            master: self.backend.load_slab(Slab::Master),
-            m: self.backend.load_slab(Slab::M),
-            v: self.backend.load_slab(Slab::V),
+            master: self.backend.load_slab(Slab::Master)?,
+            m: self.backend.load_slab(Slab::M)?,
+            v: self.backend.load_slab(Slab::V)?,
             table: self.params.table(),
-        }
+        })
     }
 
     /// Goes on from a state: the next steps have the same bits as if nothing had happened in between.
@@ -231,32 +273,36 @@ impl Trainer {
     }
 
     /// Hexadecimal SHA-256 of the frozen tensors as they are now (name and float32 values, in the order of names).
-    #[must_use]
-    pub fn base_sha256(&self) -> String {
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn base_sha256(&self) -> Result<String, EngineError> {
         let frozen = setup::tensors(&self.backend, &self.params, |_, spec| {
             spec.slab.is_none() && spec.class != Class::RopeTable
-        });
-        // Every parameter was stored by `new`, so there is nothing to report.
-        setup::digest(&frozen.unwrap_or_default())
+        })?;
+        Ok(setup::digest(&frozen))
     }
 
     fn pack_all(&self, micro_batches: &[MicroBatch]) -> Result<Vec<Packed>, EngineError> {
         let (vocab, room) = (self.params.shape.vocab, self.options.max_tokens);
-        micro_batches.iter().map(|micro| pack(micro, vocab, room)).collect()
+        let chunk = self.backend.caps().head_chunk;
+        micro_batches.iter().map(|micro| pack(micro, vocab, room, chunk)).collect()
     }
 
-    /// Gradients of all micro-batches in the slab; returns the sum of their losses.
-    fn accumulate(&mut self, packed: Vec<Packed>, scalars: Scalars) -> Result<f64, EngineError> {
+    /// Gradients of all micro-batches in the slab; returns where the sums of their losses will be. Does not wait.
+    fn accumulate(&mut self, packed: Vec<Packed>, scalars: Scalars) -> Result<Vec<Note>, EngineError> {
         let none = Dims { tokens: 0, loss_rows: 0, seqs: 0, chunk: 1 };
         self.backend.submit(&self.programs.zero, Inputs { dims: none, index: BTreeMap::new(), scalars })?;
-        let mut sum = 0.0;
+        let mut losses = Vec::new();
         for Packed { dims, index } in packed {
             self.backend.submit(&self.programs.train, Inputs { dims, index, scalars })?;
-            self.backend.wait()?;
-            let loss = self.backend.peek(&self.programs.train, self.programs.train_loss, dims)?;
-            sum += f64::from(loss[0]);
+            losses.push(self.backend.note(&self.programs.train, self.programs.train_loss)?);
         }
-        Ok(sum)
+        Ok(losses)
+    }
+
+    fn sum(&self, losses: &[Note]) -> f64 {
+        losses.iter().map(|&note| f64::from(self.backend.noted(note))).sum()
     }
 
     fn scalars(&self) -> Scalars {
@@ -290,21 +336,22 @@ fn check_options(options: &TrainOptions, adapter: Option<&Adapter>) -> Result<()
 }
 
 fn compile(
-    backend: &mut Cpu<f32>,
+    backend: &mut AnyBackend,
     params: &ModelParams,
     options: &TrainOptions,
 ) -> Result<(Programs, u64), EngineError> {
-    let claims = backend.caps().claims;
+    let Caps { claims, head_chunk, .. } = backend.caps();
     let mut peak = 0;
     let mut build = |plan: Plan| {
-        let placement = place(&plan, Layout::uniform(size_of::<f32>()), &claims);
+        let placement = place(&plan, backend.layout(&plan), &claims);
         peak = peak.max(placement.peak as u64);
         backend.compile(plan, placement)
     };
     let save = vec![options.save; params.shape.layers];
     let dropout = drop_threshold(options.dropout) > 0;
-    let train = train_plan(params, options.max_tokens, Some(&save), dropout);
-    let evaluate = train_plan(params, options.max_tokens, None, false);
+    let tokens = options.max_tokens;
+    let train = train_plan_in_chunks(params, tokens, Some(&save), dropout, head_chunk);
+    let evaluate = train_plan_in_chunks(params, tokens, None, false, head_chunk);
     let (zero, update, norm) = optimizer_plans();
     let programs = Programs {
         train: build(train.plan)?,
@@ -316,13 +363,4 @@ fn compile(
         norm,
     };
     Ok((programs, peak))
-}
-
-/// Bytes of parameters, slabs and the attention scores of each thread.
-fn fixed_bytes(params: &ModelParams, options: &TrainOptions) -> u64 {
-    let frozen: usize = params.specs.iter().filter(|s| s.slab.is_none()).map(|s| s.elements()).sum();
-    let rounded = options.precision == Precision::Bf16Rounded && options.mode == Mode::Full;
-    let slabs = params.slab_len * if rounded { 5 } else { 4 };
-    let scores = 2 * 64 * options.max_tokens * options.threads.max(1);
-    ((frozen + slabs + scores) * size_of::<f32>()) as u64
 }

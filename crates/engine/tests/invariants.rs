@@ -8,8 +8,8 @@ use common::{
     adamw, frobenius, options, random_adapter, random_model, sequence, tiny_config, tiny_micro, tiny_trainer,
 };
 use engine::{
-    AdamW, Base, EngineError, GenRequest, GenResult, GenerateOptions, Generator, MicroBatch, Mode, Precision,
-    Sampling, SavePolicy, TrainOptions, Trainer,
+    AdamW, Base, ComputeDevice, EngineError, GenRequest, GenResult, GenerateOptions, Generator, MicroBatch,
+    Mode, Precision, Sampling, SavePolicy, TrainOptions, Trainer,
 };
 use model::Tensor;
 use model::adapter::Adapter;
@@ -118,7 +118,7 @@ fn threads_do_not_change_a_bit() {
             let options = TrainOptions { mode, threads, max_tokens: 600, dropout: 0.1, ..options() };
             let mut trainer = tiny_trainer(options);
             let outcomes: Vec<_> = (0..2).map(|_| trainer.step(&[long_micro()], &adamw()).unwrap()).collect();
-            (outcomes, trainer.state())
+            (outcomes, trainer.state().unwrap())
         };
         let one = run(1);
         for threads in [2, 3] {
@@ -154,20 +154,20 @@ fn interrupted_and_resumed_equals_uninterrupted() {
             whole.step(&micro(step), &adamw()).unwrap();
             first.step(&micro(step), &adamw()).unwrap();
         }
-        let state = first.state();
+        let state = first.state().unwrap();
         let mut second = tiny_trainer(options);
         second.load_state(&state).unwrap();
         for step in 3..6 {
             let (a, b) = (whole.step(&micro(step), &adamw()), second.step(&micro(step), &adamw()));
             assert_eq!(a.unwrap(), b.unwrap());
         }
-        assert_eq!(whole.state(), second.state());
+        assert_eq!(whole.state().unwrap(), second.state().unwrap());
     }
 }
 
 #[test]
 fn a_state_of_another_model_is_refused() {
-    let state = tiny_trainer(options()).state();
+    let state = tiny_trainer(options()).state().unwrap();
     let mut full = tiny_trainer(TrainOptions { mode: Mode::Full, ..options() });
     assert!(matches!(full.load_state(&state), Err(EngineError::Mismatch(_))));
 }
@@ -185,7 +185,13 @@ fn scaled(adapter: &Adapter, matching: &str, factor: f32) -> Adapter {
 }
 
 fn generator(adapter: Option<&Adapter>, base: Base) -> Generator {
-    let options = GenerateOptions { threads: 1, max_tokens: 400, base, precision: Precision::Float32 };
+    let options = GenerateOptions {
+        threads: 1,
+        max_tokens: 400,
+        base,
+        precision: Precision::Float32,
+        device: ComputeDevice::Cpu,
+    };
     let config = tiny_config();
     Generator::new(&config, &random_model(&config, 3), adapter, options).unwrap()
 }
@@ -226,12 +232,12 @@ fn every_adapter_matters() {
 fn the_base_never_changes() {
     for mode in [Mode::Lora, Mode::Qlora { double_quant: false }] {
         let mut trainer = tiny_trainer(TrainOptions { mode, ..dropped() });
-        let (hash, weights) = (trainer.base_sha256(), trainer.weights().unwrap());
+        let (hash, weights) = (trainer.base_sha256().unwrap(), trainer.weights().unwrap());
         let strong = AdamW { lr: 0.1, ..adamw() };
         for _ in 0..3 {
             trainer.step(&[tiny_micro(&SEQUENCES)], &strong).unwrap();
         }
-        assert_eq!(trainer.base_sha256(), hash);
+        assert_eq!(trainer.base_sha256().unwrap(), hash);
         assert_eq!(trainer.weights().unwrap(), weights);
     }
 }
@@ -260,6 +266,7 @@ fn quantised_training_uses_the_quantised_base() {
             max_tokens: 400,
             base: Base::Float32,
             precision: Precision::Float32,
+            device: ComputeDevice::Cpu,
         };
         let mut plain = Generator::new(&config, &base, Some(&adapter), options).unwrap();
         let mut nf4 = generator(Some(&adapter), Base::Nf4 { double_quant });
@@ -273,14 +280,14 @@ fn a_loss_that_is_not_a_number_leaves_everything_as_it_was() {
     let poisoned = scaled(&random_adapter(&config, 4, 8.0, 5), "layers.1.mlp.down_proj.lora_B", f32::NAN);
     let mut trainer = Trainer::new(&config, &random_model(&config, 3), Some(&poisoned), options()).unwrap();
     let bits = |trainer: &Trainer| -> Vec<u32> {
-        let state = trainer.state();
+        let state = trainer.state().unwrap();
         state.master.iter().chain(&state.m).chain(&state.v).map(|x| x.to_bits()).collect()
     };
     let before = bits(&trainer);
     let error = trainer.step(&[tiny_micro(&SEQUENCES)], &adamw()).unwrap_err();
     assert!(matches!(error, EngineError::NonFinite { step: 1, .. }), "{error}");
     assert_eq!(bits(&trainer), before);
-    assert_eq!(trainer.state().step, 0);
+    assert_eq!(trainer.state().unwrap().step, 0);
 }
 
 #[test]
@@ -372,8 +379,13 @@ fn neighbours_do_not_change_a_sequence() {
 fn threads_do_not_change_generation() {
     let config = tiny_config();
     let run = |threads| {
-        let options =
-            GenerateOptions { threads, max_tokens: 600, base: Base::Float32, precision: Precision::Float32 };
+        let options = GenerateOptions {
+            threads,
+            max_tokens: 600,
+            base: Base::Float32,
+            precision: Precision::Float32,
+            device: ComputeDevice::Cpu,
+        };
         let mut generator = Generator::new(&config, &random_model(&config, 3), None, options).unwrap();
         generator.logits(&sequence(&config, 1, 500, 0).input_ids).unwrap()
     };

@@ -9,8 +9,8 @@ use common::{
     tiny_trainer,
 };
 use engine::{
-    Base, GenerateOptions, Generator, MicroBatch, Mode, Precision, SavePolicy, Sequence, TrainOptions,
-    Trainer,
+    Base, ComputeDevice, GenerateOptions, Generator, MicroBatch, Mode, Precision, SavePolicy, Sequence,
+    TrainOptions, Trainer,
 };
 use model::Tensor;
 use model::config::Config;
@@ -58,8 +58,13 @@ fn rope_rotates_in_the_training_forward() {
 }
 
 fn generator(config: &Config, weights: &Weights) -> Generator {
-    let options =
-        GenerateOptions { threads: 1, max_tokens: 64, base: Base::Float32, precision: Precision::Float32 };
+    let options = GenerateOptions {
+        threads: 1,
+        max_tokens: 64,
+        base: Base::Float32,
+        precision: Precision::Float32,
+        device: ComputeDevice::Cpu,
+    };
     Generator::new(config, weights, None, options).unwrap()
 }
 
@@ -130,10 +135,10 @@ fn alpha_takes_effect_in_training() {
 #[test]
 fn all_seven_projections_carry_adapters_that_train() {
     let mut trainer = tiny_trainer(options());
-    let before = trainer.adapter().unwrap();
+    let before = trainer.adapter().unwrap().unwrap();
     assert_eq!(before.tensors.len(), 2 * 7 * 2);
     trainer.step(&[tiny_micro(&[(1, 20, 2)])], &adamw()).unwrap();
-    let after = trainer.adapter().unwrap();
+    let after = trainer.adapter().unwrap().unwrap();
     for (name, tensor) in &before.tensors {
         assert_ne!(after.tensors[name], *tensor, "{name} did not move");
     }

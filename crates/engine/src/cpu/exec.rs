@@ -13,25 +13,17 @@ use kernels::gemm::{View, ViewMut, product};
 type Known = Result<bool, BackendError>;
 
 impl<R: Real> Cpu<R> {
-    /// Runs a block natively when it is claimed and known; otherwise its operations up to `limit`.
+    /// Runs a block natively when it is claimed and known; otherwise its operations.
     pub(super) fn run_step(
         &mut self,
         program: &CpuProgram,
         step: &Step,
         inputs: &Inputs,
-        limit: usize,
     ) -> Result<(), BackendError> {
-        let whole = limit >= step.ops.len();
-        if whole
-            && program.placement.claims.contains(&step.block)
-            && self.run_native(program, step, inputs)?
-        {
+        if program.placement.claims.contains(&step.block) && self.run_native(program, step, inputs)? {
             return Ok(());
         }
-        for op in step.ops.iter().take(limit) {
-            self.run_op(program, op, inputs)?;
-        }
-        Ok(())
+        step.ops.iter().try_for_each(|op| self.run_op(program, op, inputs))
     }
 
     fn run_native(&mut self, program: &CpuProgram, step: &Step, inputs: &Inputs) -> Known {
@@ -77,7 +69,12 @@ impl<R: Real> Cpu<R> {
         Operands::new(plan, op, inputs, &self.store, &mut self.arena, &mut self.caches)
     }
 
-    fn run_op(&mut self, program: &CpuProgram, op: &Op, inputs: &Inputs) -> Result<(), BackendError> {
+    pub(super) fn run_op(
+        &mut self,
+        program: &CpuProgram,
+        op: &Op,
+        inputs: &Inputs,
+    ) -> Result<(), BackendError> {
         let known = self.run_slabs(program, op, inputs)?
             || self.run_gradient(program, op, inputs)?
             || self.run_adapter(program, op, inputs)?

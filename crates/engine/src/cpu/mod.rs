@@ -12,9 +12,9 @@ pub mod training;
 pub use adapter::Dropout;
 pub use real::Real;
 
-use crate::backend::{Backend, BackendError, Caps, Inputs, Slab};
-use crate::place::Placement;
-use crate::plan::{Block, Class, Dims, Mat, ModelParams, ParamId, ParamSpec, Place, Plan, Rows};
+use crate::backend::{Backend, BackendError, Caps, Inputs, Note, Slab};
+use crate::place::{Layout, Placement};
+use crate::plan::{Block, Class, Dims, HEAD_CHUNK, Mat, ModelParams, ParamId, ParamSpec, Place, Plan, Rows};
 use crate::verify::verify;
 use kernels::gemm::View;
 use std::collections::BTreeSet;
@@ -198,25 +198,17 @@ impl<R: Real> Cpu<R> {
         }
     }
 
-    fn run(&mut self, program: &CpuProgram, inputs: &Inputs, limit: usize) -> Result<(), BackendError> {
+    fn check(&mut self, program: &CpuProgram, inputs: &Inputs) -> Result<(), BackendError> {
         check_inputs(&program.plan, inputs)?;
         let needed = program.placement.peak / size_of::<R>();
         if self.arena.len() < needed {
             self.arena.resize(needed, R::ZERO);
         }
-        let mut left = limit;
-        for step in &program.plan.steps {
-            self.run_step(program, step, inputs, left)?;
-            left = left.saturating_sub(step.ops.len());
-            if left == 0 {
-                break;
-            }
-        }
         Ok(())
     }
 }
 
-fn check_inputs(plan: &Plan, inputs: &Inputs) -> Result<(), BackendError> {
+pub(crate) fn check_inputs(plan: &Plan, inputs: &Inputs) -> Result<(), BackendError> {
     let (given, room) = (&inputs.dims, &plan.capacity);
     let counts = [
         ("tokens", given.tokens, room.tokens),
@@ -245,7 +237,18 @@ impl<R: Real> Backend for Cpu<R> {
     fn caps(&self) -> Caps {
         let claims =
             if self.native { BTreeSet::from([Block::AttentionCoreBackward]) } else { BTreeSet::new() };
-        Caps { name: "cpu", claims }
+        Caps { name: "cpu", claims, head_chunk: HEAD_CHUNK }
+    }
+
+    fn layout(&self, _plan: &Plan) -> Layout {
+        Layout::uniform(size_of::<R>())
+    }
+
+    fn held_bytes(&self) -> u64 {
+        let frozen: usize = self.store.frozen.iter().map(Vec::len).sum();
+        let slabs = self.store.master.len() * if self.store.rounded.is_some() { 5 } else { 4 };
+        let caches: usize = self.caches.iter().map(Vec::len).sum();
+        ((frozen + slabs + caches) * size_of::<R>()) as u64
     }
 
     fn allocate(&mut self, params: &ModelParams) -> Result<(), BackendError> {
@@ -314,14 +317,14 @@ impl<R: Real> Backend for Cpu<R> {
         Ok(())
     }
 
-    fn load_slab(&self, slab: Slab) -> Vec<f32> {
+    fn load_slab(&self, slab: Slab) -> Result<Vec<f32>, BackendError> {
         let values = match slab {
             Slab::Master => &self.store.master,
             Slab::Gradient => &self.gradient,
             Slab::M => &self.m,
             Slab::V => &self.v,
         };
-        values.iter().map(|value| value.to_f32()).collect()
+        Ok(values.iter().map(|value| value.to_f32()).collect())
     }
 
     fn compile(&mut self, plan: Plan, placement: Placement) -> Result<CpuProgram, BackendError> {
@@ -343,18 +346,38 @@ impl<R: Real> Backend for Cpu<R> {
     }
 
     fn submit(&mut self, program: &CpuProgram, inputs: Inputs) -> Result<(), BackendError> {
-        self.run(program, &inputs, usize::MAX)
+        self.check(program, &inputs)?;
+        program.plan.steps.iter().try_for_each(|step| self.run_step(program, step, &inputs))
     }
 
     fn wait(&mut self) -> Result<(), BackendError> {
         Ok(())
     }
 
+    fn note(&mut self, program: &CpuProgram, view: Mat) -> Result<Note, BackendError> {
+        let values = self.peek(program, view, program.plan.capacity)?;
+        Ok(Note::Value(values.first().copied().unwrap_or(0.0)))
+    }
+
+    fn noted(&self, note: Note) -> f32 {
+        match note {
+            Note::Value(value) => value,
+            Note::Pending(_) => f32::NAN,
+        }
+    }
+
     fn peek(&self, program: &CpuProgram, view: Mat, dims: Dims) -> Result<Vec<f32>, BackendError> {
         Ok(self.values(program, view, dims)?.into_iter().map(Real::to_f32).collect())
     }
 
-    fn submit_until(&mut self, program: &CpuProgram, inputs: Inputs, ops: usize) -> Result<(), BackendError> {
-        self.run(program, &inputs, ops)
+    fn submit_range(
+        &mut self,
+        program: &CpuProgram,
+        inputs: Inputs,
+        ops: Range<usize>,
+    ) -> Result<(), BackendError> {
+        self.check(program, &inputs)?;
+        let chosen = program.plan.ops().enumerate().filter(|(number, _)| ops.contains(number));
+        chosen.map(|(_, op)| op).try_for_each(|op| self.run_op(program, op, &inputs))
     }
 }

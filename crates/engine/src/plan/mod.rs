@@ -10,7 +10,9 @@ mod op;
 mod params;
 
 pub use layer::{Attention, LayerEmitter, Save};
-pub use network::{GeneratePlan, HEAD_CHUNK, TrainPlan, generate_plan, optimizer_plans, train_plan};
+pub use network::{
+    GeneratePlan, HEAD_CHUNK, TrainPlan, generate_plan, optimizer_plans, train_plan, train_plan_in_chunks,
+};
 pub use op::{Access, Form, Heads, Op};
 pub use params::{
     Class, LayerParams, LoraGroup, LoraModule, LoraShape, MODULES, ModelParams, ParamSpec, Piece, Shape,

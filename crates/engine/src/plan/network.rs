@@ -3,7 +3,7 @@
 use super::{Attention, Block, Dims, Form, Input, LayerEmitter, Mat, ModelParams, Op, Plan, Role, Rows};
 use crate::api::SavePolicy;
 
-/// Loss rows whose logits exist at the same time.
+/// Loss rows whose logits exist at the same time, unless a backend wants another number.
 pub const HEAD_CHUNK: usize = 256;
 
 /// A plan with a loss.
@@ -32,8 +32,20 @@ pub fn train_plan(
     save: Option<&[SavePolicy]>,
     dropout: bool,
 ) -> TrainPlan {
+    train_plan_in_chunks(params, max_tokens, save, dropout, HEAD_CHUNK)
+}
+
+/// As [`train_plan`], with `chunk` loss rows at a time in the head.
+#[must_use]
+pub fn train_plan_in_chunks(
+    params: &ModelParams,
+    max_tokens: usize,
+    save: Option<&[SavePolicy]>,
+    dropout: bool,
+    chunk: usize,
+) -> TrainPlan {
     let shape = params.shape;
-    let capacity = Dims { tokens: max_tokens, loss_rows: max_tokens, seqs: max_tokens, chunk: HEAD_CHUNK };
+    let capacity = Dims { tokens: max_tokens, loss_rows: max_tokens, seqs: max_tokens, chunk };
     let mut plan = Plan::new(capacity);
     let ids = plan.input(Input::TokenIds);
     let index = plan.input(Input::LossIndex);

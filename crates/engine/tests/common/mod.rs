@@ -90,6 +90,8 @@ pub(crate) fn options() -> TrainOptions {
         seed: 42,
         save: SavePolicy::All,
         max_tokens: 128,
+        device: engine::ComputeDevice::Cpu,
+        packed_base: false,
     }
 }
 

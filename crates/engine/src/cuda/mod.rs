@@ -1,0 +1,453 @@
+//! The backend on an NVIDIA GPU: plans as launches over one arena, captured in graphs.
+//!
+//! A program keeps one variant for each bucket of row counts. The first run of a variant launches its work one by one, the
+//! second captures it, later ones replay the graph; all three give the same bits.
+
+mod inputs;
+mod lower;
+mod packed;
+mod store;
+
+use crate::api::Precision;
+use crate::backend::{Backend, BackendError, Caps, Inputs, Note, Slab};
+use crate::cpu::check_inputs;
+use crate::place::{Layout, Placement};
+use crate::plan::{BufferId, Dims, Mat, ModelParams, Op, ParamId, Place, Plan, Rows};
+use crate::verify::verify;
+use inputs::{Block, bucket, wants_runs};
+use kernels::cuda::{
+    CudaError, Dtype, Event, Gpu, Graph, Memory, Pinned, Tensor, WORKSPACE_BYTES, Work, ops, run_all,
+};
+use lower::{Lowering, Numbered, view};
+use model::nf4::Nf4;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+use store::{ALIGN, Store, group_tail};
+
+/// Loss rows whose logits exist at the same time.
+const HEAD_CHUNK: usize = 1024;
+/// Numbers that may be noted between two waits.
+const NOTES: usize = 4096;
+/// Variants of a program that are kept.
+const VARIANTS: usize = 48;
+
+/// How the GPU computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CudaOptions {
+    /// Number of the device.
+    pub ordinal: u32,
+    /// `Bf16Rounded`: activations, weights and products in bfloat16, sums in float32.
+    pub precision: Precision,
+    /// Projections stay in NF4 (with double quantisation or without) and are unpacked before each use.
+    pub packed: Option<bool>,
+    /// Replay work from captured graphs; without, every launch is made anew.
+    pub graphs: bool,
+}
+
+/// A program's work under one bucket of row counts.
+struct Variant {
+    work: Arc<Vec<Work>>,
+    graph: Option<Graph>,
+    runs: u64,
+    last_use: u64,
+}
+
+/// A placed plan on the device.
+pub struct CudaProgram {
+    plan: Plan,
+    placement: Placement,
+    arena: Memory,
+    variants: RefCell<BTreeMap<(usize, usize), Variant>>,
+    uses: RefCell<u64>,
+}
+
+impl fmt::Debug for CudaProgram {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CudaProgram").field("arena", &self.arena).finish_non_exhaustive()
+    }
+}
+
+/// The backend.
+#[derive(Debug)]
+pub struct Cuda {
+    gpu: Gpu,
+    options: CudaOptions,
+    store: Option<Store>,
+    block: Option<Block>,
+    arena: Memory,
+    caches: Vec<Tensor>,
+    workspace: Memory,
+    scratch: RefCell<Memory>,
+    segments: Tensor,
+    flag: Tensor,
+    notes: Pinned,
+    noted: usize,
+    values: Vec<f32>,
+    /// The master slab changed without an update: what is derived from it is old.
+    stale: bool,
+}
+
+impl Cuda {
+    /// Opens the device.
+    ///
+    /// # Errors
+    /// When there is none that can be used.
+    pub fn open(options: CudaOptions) -> Result<Self, CudaError> {
+        let gpu = Gpu::open(options.ordinal)?;
+        let empty = gpu.alloc(0, "nothing")?;
+        Ok(Cuda {
+            options,
+            store: None,
+            block: None,
+            arena: empty.clone(),
+            caches: Vec::new(),
+            workspace: gpu.alloc(WORKSPACE_BYTES, "the workspace of matrix products")?,
+            scratch: RefCell::new(empty.clone()),
+            segments: empty.dense(1, 0, Dtype::U32)?,
+            flag: gpu.alloc(ALIGN, "a flag")?.dense(1, 1, Dtype::U32)?,
+            notes: gpu.pinned(NOTES * 4)?,
+            noted: 0,
+            values: Vec::new(),
+            stale: true,
+            gpu,
+        })
+    }
+
+    /// Overwrites a view of the arena, to run an operation on given values.
+    ///
+    /// # Errors
+    /// When the view is not in the arena or the number of values is not its own.
+    pub fn poke(
+        &mut self,
+        program: &CudaProgram,
+        view: Mat,
+        dims: Dims,
+        values: &[f32],
+    ) -> Result<(), BackendError> {
+        Ok(self.view(program, view, dims)?.upload(values)?)
+    }
+
+    /// The device.
+    #[must_use]
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    fn low(&self) -> bool {
+        self.options.precision == Precision::Bf16Rounded
+    }
+
+    fn store(&self) -> Result<&Store, BackendError> {
+        self.store.as_ref().ok_or_else(|| plan_error("the backend", "has no parameters yet"))
+    }
+
+    fn block(&self) -> Result<&Block, BackendError> {
+        self.block.as_ref().ok_or_else(|| plan_error("the backend", "has no program yet"))
+    }
+
+    fn lower(&self, program: &CudaProgram, dims: Dims, fuse: bool) -> Result<Vec<Numbered>, BackendError> {
+        let lowering = Lowering {
+            gpu: &self.gpu,
+            plan: &program.plan,
+            placement: &program.placement,
+            dims,
+            store: self.store()?,
+            block: self.block()?,
+            arena: &program.arena,
+            caches: &self.caches,
+            workspace: &self.workspace,
+            scratch: &self.scratch,
+            segments: &self.segments,
+            flag: &self.flag,
+            low: self.low(),
+            fuse,
+        };
+        lowering.lower()
+    }
+
+    /// Sends the inputs, and brings copies up to date when parameters were stored since the last run.
+    fn prepare(&mut self, program: &CudaProgram, inputs: &Inputs, dims: Dims) -> Result<(), BackendError> {
+        check_inputs(&program.plan, inputs)?;
+        let runs = wants_runs(&program.plan);
+        let block = self.block.as_mut().ok_or_else(|| plan_error("the backend", "has no program yet"))?;
+        block.send(inputs, dims, runs)?;
+        if self.stale {
+            let work = self.store()?.refresh(&self.block()?.scalars()?, true)?;
+            run_all(&self.gpu, &work)?;
+            self.stale = false;
+        }
+        Ok(())
+    }
+
+    fn run(&self, program: &CudaProgram, dims: Dims) -> Result<(), BackendError> {
+        let key = (dims.tokens, dims.loss_rows);
+        let mut variants = program.variants.borrow_mut();
+        let now = {
+            let mut uses = program.uses.borrow_mut();
+            *uses += 1;
+            *uses
+        };
+        if !variants.contains_key(&key) {
+            if variants.len() >= VARIANTS {
+                let oldest = variants.iter().min_by_key(|(_, v)| v.last_use).map(|(&key, _)| key);
+                oldest.map(|key| variants.remove(&key));
+            }
+            let work = self.lower(program, dims, true)?.into_iter().map(|(_, work)| work).collect();
+            variants.insert(key, Variant { work: Arc::new(work), graph: None, runs: 0, last_use: now });
+        }
+        let Some(variant) = variants.get_mut(&key) else { return Ok(()) };
+        variant.last_use = now;
+        variant.runs += 1;
+        if self.options.graphs && variant.runs == 2 {
+            variant.graph = Some(Graph::capture(&self.gpu, &variant.work)?);
+        }
+        match &variant.graph {
+            Some(graph) => graph.launch()?,
+            None => run_all(&self.gpu, variant.work.iter())?,
+        }
+        Ok(())
+    }
+
+    /// The counts that a submission is computed with.
+    fn dims(&self, program: &CudaProgram, inputs: &Inputs) -> Dims {
+        bucket(inputs.dims, program.plan.capacity)
+    }
+
+    fn view(&self, program: &CudaProgram, mat: Mat, dims: Dims) -> Result<Tensor, BackendError> {
+        let found = view(&program.plan, &program.placement, &program.arena, &dims, self.low(), mat)?;
+        let name = &program.plan.get(mat.buffer).name;
+        found.ok_or_else(|| plan_error(name, "is not in the arena, so it can't be looked at"))
+    }
+
+    /// Caches, inputs and scratch that a plan needs.
+    fn make_room(&mut self, plan: &Plan) -> Result<(), BackendError> {
+        if self.block.as_ref().is_none_or(|block| !block.holds(plan.capacity)) {
+            self.block = Some(Block::new(&self.gpu, plan.capacity)?);
+        }
+        for buffer in &plan.buffers {
+            if let (Place::Cache(layer), Rows::Const(rows)) = (buffer.place, buffer.rows) {
+                let dtype = if self.low() { Dtype::Bf16 } else { Dtype::F32 };
+                let memory = self.gpu.alloc(rows * buffer.cols * dtype.bytes(), "keys and values")?;
+                memory.fill(0)?;
+                let tensor = memory.dense(rows, buffer.cols, dtype)?;
+                let layer = layer as usize;
+                if self.caches.len() <= layer {
+                    self.caches.resize(layer + 1, tensor.clone());
+                }
+                self.caches[layer] = tensor;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Device time of one kind of work in one run of a program.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WorkTime {
+    /// The kernel's name.
+    pub name: String,
+    pub launches: usize,
+    /// Sum over the launches.
+    pub ms: f64,
+    /// What the launches compute, and what they move when everything is read and written once.
+    pub flops: f64,
+    pub bytes: f64,
+}
+
+/// Runs of each launch between two events.
+const PROFILE_REPEATS: usize = 5;
+
+impl Cuda {
+    /// Times every launch of a program by itself, repeated back to back; longest first. Gradients and activations are
+    /// garbage afterwards.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn profile(&mut self, program: &CudaProgram, inputs: &Inputs) -> Result<Vec<WorkTime>, BackendError> {
+        let dims = self.dims(program, inputs);
+        self.prepare(program, inputs, dims)?;
+        let work = self.lower(program, dims, true)?;
+        run_all(&self.gpu, work.iter().map(|(_, work)| work))?;
+        let (start, end) = (Event::new(&self.gpu)?, Event::new(&self.gpu)?);
+        let mut times: BTreeMap<String, WorkTime> = BTreeMap::new();
+        for (_, work) in &work {
+            start.record()?;
+            for _ in 0..PROFILE_REPEATS {
+                work.run()?;
+            }
+            end.record()?;
+            end.wait()?;
+            let ms = f64::from(end.ms_since(&start)?) / PROFILE_REPEATS as f64;
+            let name = work.name().to_owned();
+            let empty = WorkTime { name: name.clone(), launches: 0, ms: 0.0, flops: 0.0, bytes: 0.0 };
+            let time = times.entry(name).or_insert(empty);
+            time.launches += 1;
+            time.ms += ms;
+            time.flops += work.cost().flops;
+            time.bytes += work.cost().bytes;
+        }
+        let mut all: Vec<WorkTime> = times.into_values().collect();
+        all.sort_by(|a, b| b.ms.total_cmp(&a.ms).then_with(|| a.name.cmp(&b.name)));
+        Ok(all)
+    }
+}
+
+fn plan_error(what: &str, message: &str) -> BackendError {
+    BackendError::Plan { op: what.to_owned(), message: message.to_owned() }
+}
+
+impl Backend for Cuda {
+    type Program = CudaProgram;
+
+    fn caps(&self) -> Caps {
+        Caps { name: "cuda", claims: BTreeSet::new(), head_chunk: HEAD_CHUNK }
+    }
+
+    fn layout(&self, plan: &Plan) -> Layout {
+        let width = if self.low() { 2 } else { 4 };
+        let mut extra: BTreeMap<BufferId, usize> = BTreeMap::new();
+        if self.low() {
+            for op in plan.ops() {
+                if let Op::Lora { group, x, .. } = *op {
+                    let columns = extra.entry(x.buffer).or_default();
+                    *columns = (*columns).max(group_tail(&plan.groups[group]));
+                }
+            }
+        }
+        Layout { act: width, grad: width, stat: 4, align: ALIGN, extra }
+    }
+
+    fn held_bytes(&self) -> u64 {
+        let caches: usize = self.caches.iter().map(|cache| cache.memory().bytes()).sum();
+        let parts = [
+            self.store.as_ref().map_or(0, Store::bytes),
+            self.block.as_ref().map_or(0, Block::bytes),
+            caches,
+            self.workspace.bytes(),
+            self.scratch.borrow().bytes(),
+        ];
+        parts.iter().sum::<usize>() as u64
+    }
+
+    fn allocate(&mut self, params: &ModelParams) -> Result<(), BackendError> {
+        let store = Store::new(&self.gpu, self.options.precision, params, self.options.packed)?;
+        let segments = ops::optimizer::segments(store.segments());
+        let memory = self.gpu.alloc(segments.len() * 4, "which parameters decay")?;
+        self.segments = memory.dense(segments.len() / 2, 2, Dtype::U32)?;
+        self.segments.upload_u32(&segments)?;
+        self.store = Some(store);
+        self.stale = true;
+        Ok(())
+    }
+
+    fn store_param(&mut self, id: ParamId, values: &[f32]) -> Result<(), BackendError> {
+        self.stale = true;
+        self.store()?.store(id, values)
+    }
+
+    fn store_quantised(&mut self, id: ParamId, pieces: &[Nf4]) -> Result<(), BackendError> {
+        self.stale = true;
+        let none = || plan_error("the backend", "has no parameters yet");
+        self.store.as_mut().ok_or_else(none)?.store_quantised(id, pieces)
+    }
+
+    fn load_param(&self, id: ParamId) -> Result<Vec<f32>, BackendError> {
+        let store = self.store()?;
+        if let Some(start) = store.spec(id)?.slab {
+            let all = store.slab(Slab::Master)?.download()?;
+            return Ok(all[start..start + store.spec(id)?.elements()].to_vec());
+        }
+        store.load(id)
+    }
+
+    fn store_slab(&mut self, slab: Slab, values: &[f32]) -> Result<(), BackendError> {
+        let target = self.store()?.slab(slab)?;
+        if target.cols() != values.len() {
+            let what = format!("{slab:?} slab");
+            return Err(BackendError::Size { what, given: values.len(), needed: target.cols() });
+        }
+        target.upload(values)?;
+        self.stale = true;
+        Ok(())
+    }
+
+    fn load_slab(&self, slab: Slab) -> Result<Vec<f32>, BackendError> {
+        let store = self.store()?;
+        if store.segments().is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(store.slab(slab)?.download()?)
+    }
+
+    fn compile(&mut self, plan: Plan, placement: Placement) -> Result<CudaProgram, BackendError> {
+        verify(&plan, &placement)?;
+        if self.arena.bytes() < placement.peak {
+            self.arena = self.gpu.alloc(placement.peak, "the arena of a step")?;
+        }
+        self.make_room(&plan)?;
+        let program = CudaProgram {
+            arena: self.arena.clone(),
+            plan,
+            placement,
+            variants: RefCell::new(BTreeMap::new()),
+            uses: RefCell::new(0),
+        };
+        // Shapes are checked, kernels compiled and algorithms chosen now, at the capacity, and not in the middle of a run.
+        let capacity = program.plan.capacity;
+        self.lower(&program, bucket(capacity, capacity), true)?;
+        Ok(program)
+    }
+
+    fn submit(&mut self, program: &CudaProgram, inputs: Inputs) -> Result<(), BackendError> {
+        let dims = self.dims(program, &inputs);
+        self.prepare(program, &inputs, dims)?;
+        self.run(program, dims)
+    }
+
+    fn wait(&mut self) -> Result<(), BackendError> {
+        self.gpu.synchronize()?;
+        let bytes = &self.notes.as_slice()[..self.noted * 4];
+        self.values = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        self.noted = 0;
+        Ok(())
+    }
+
+    fn note(&mut self, program: &CudaProgram, view: Mat) -> Result<Note, BackendError> {
+        let tensor = self.view(program, view, program.plan.capacity)?;
+        if self.noted == NOTES {
+            return Err(plan_error("a note", "one too many since the last wait"));
+        }
+        self.notes.copy_from(self.noted * 4, &tensor, 4)?;
+        self.noted += 1;
+        Ok(Note::Pending(self.noted - 1))
+    }
+
+    fn noted(&self, note: Note) -> f32 {
+        match note {
+            Note::Value(value) => value,
+            Note::Pending(index) => self.values.get(index).copied().unwrap_or(f32::NAN),
+        }
+    }
+
+    fn peek(&self, program: &CudaProgram, mat: Mat, dims: Dims) -> Result<Vec<f32>, BackendError> {
+        Ok(self.view(program, mat, dims)?.download()?)
+    }
+
+    fn submit_range(
+        &mut self,
+        program: &CudaProgram,
+        inputs: Inputs,
+        ops: Range<usize>,
+    ) -> Result<(), BackendError> {
+        let dims = self.dims(program, &inputs);
+        self.prepare(program, &inputs, dims)?;
+        let work = self.lower(program, dims, false)?;
+        // A piece of work carries the number of operations that are done with it.
+        let chosen = work.iter().filter(|(done, _)| ops.contains(&(done - 1))).map(|(_, work)| work);
+        run_all(&self.gpu, chosen)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,11 @@
+//! The CUDA backend against the CPU backend and the reference implementations. Needs a GPU, and fails without one.
+
+#![cfg(feature = "gpu-tests")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::print_stdout, reason = "errors are for people")]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod golden;
+mod operations;
+mod repeat;

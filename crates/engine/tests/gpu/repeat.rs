@@ -1,0 +1,89 @@
+//! The same bits: in another process's place, from a graph or launch by launch, stopped and resumed.
+
+use crate::common::{adamw, golden, options, tiny_micro, tiny_trainer};
+use engine::{ComputeDevice, MicroBatch, Mode, Precision, SavePolicy, TrainOptions, Trainer};
+
+fn on_gpu() -> TrainOptions {
+    let device = ComputeDevice::Cuda { id: 0 };
+    TrainOptions { device, precision: Precision::Bf16Rounded, dropout: 0.1, ..options() }
+}
+
+fn batches(step: u64) -> Vec<MicroBatch> {
+    vec![tiny_micro(&[(10 * step, 30, 3), (10 * step + 1, 7, 0)]), tiny_micro(&[(10 * step + 2, 41, 9)])]
+}
+
+fn go(trainer: &mut Trainer, steps: std::ops::Range<u64>) -> Vec<(f64, f64)> {
+    steps
+        .map(|step| {
+            let outcome = trainer.step(&batches(step), &adamw()).unwrap();
+            assert!(outcome.grad_norm > 0.0);
+            (outcome.loss, outcome.grad_norm)
+        })
+        .collect()
+}
+
+#[test]
+fn two_runs_have_the_same_bits() {
+    for mode in [Mode::Lora, Mode::Full, Mode::Qlora { double_quant: true }] {
+        let run = || {
+            let mut trainer = tiny_trainer(TrainOptions { mode, ..on_gpu() });
+            (go(&mut trainer, 0..6), trainer.state().unwrap())
+        };
+        assert!(run() == run(), "{mode:?}: two runs differ");
+    }
+}
+
+#[test]
+fn stopped_and_resumed_is_as_in_one_piece() {
+    for mode in [Mode::Lora, Mode::Full] {
+        let options = TrainOptions { mode, ..on_gpu() };
+        let mut whole = tiny_trainer(options.clone());
+        let all = go(&mut whole, 0..6);
+        let mut first = tiny_trainer(options.clone());
+        let mut parts = go(&mut first, 0..3);
+        let mut second = tiny_trainer(options);
+        second.load_state(&first.state().unwrap()).unwrap();
+        parts.extend(go(&mut second, 3..6));
+        assert_eq!(all, parts, "{mode:?}");
+        assert!(whole.state().unwrap() == second.state().unwrap(), "{mode:?}");
+    }
+}
+
+#[test]
+fn what_is_computed_again_does_not_change_a_bit() {
+    let run = |save| {
+        let mut trainer = tiny_trainer(TrainOptions { save, ..on_gpu() });
+        (go(&mut trainer, 0..3), trainer.state().unwrap())
+    };
+    let all = run(SavePolicy::All);
+    assert!(all == run(SavePolicy::NoGateUp) && all == run(SavePolicy::Input));
+}
+
+#[test]
+fn a_packed_base_has_the_same_bits() {
+    for double_quant in [true, false] {
+        let run = |packed_base| {
+            let mode = Mode::Qlora { double_quant };
+            let mut trainer = tiny_trainer(TrainOptions { mode, packed_base, ..on_gpu() });
+            (go(&mut trainer, 0..4), trainer.state().unwrap(), trainer.base_sha256().unwrap())
+        };
+        assert!(run(true) == run(false), "double quantisation {double_quant}");
+    }
+}
+
+#[test]
+fn the_gpu_s_learning_curve_is_the_cpu_s() {
+    let golden = golden("qwen2-gqa7");
+    let curve = |device, precision| {
+        let mut trainer = golden.trainer(TrainOptions { device, precision, mode: Mode::Full, ..options() });
+        let rule = engine::AdamW { lr: 1e-3, ..adamw() };
+        (0..20).map(|_| trainer.step(&[golden.batch("")], &rule).unwrap().loss).collect::<Vec<_>>()
+    };
+    let cpu = curve(ComputeDevice::Cpu, Precision::Float32);
+    let gpu = curve(ComputeDevice::Cuda { id: 0 }, Precision::Bf16Rounded);
+    println!("cpu {cpu:?}\ngpu {gpu:?}");
+    assert!(gpu[19] < 0.8 * gpu[0], "the loss does not fall");
+    for (a, b) in cpu.iter().zip(&gpu) {
+        assert!((a - b).abs() <= 2e-2 * a, "{a} {b}");
+    }
+}
