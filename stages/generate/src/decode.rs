@@ -2,7 +2,9 @@
 
 use std::time::Instant;
 
-use engine::{EngineError, Finish, GenRequest, GenResult, GenerateOptions, Generator, Sampling};
+use engine::{
+    ComputeDevice, EngineError, Finish, GenRequest, GenResult, GenerateOptions, Generator, Sampling,
+};
 use model::config::Config;
 use model::tokenizer::Tokenizer;
 use record::generation::{FinishReason, Sample};
@@ -31,6 +33,7 @@ pub(crate) struct Decoder<'r> {
     pub(crate) tokenizer: Option<&'r Tokenizer>,
     pub(crate) stop_ids: Vec<u32>,
     pub(crate) identity: Identity,
+    pub(crate) device: ComputeDevice,
 }
 
 /// Tokens of this process and the time they took.
@@ -81,6 +84,7 @@ impl Decoder<'_> {
                 crate::params::Precision::Float32 => engine::Precision::Float32,
                 crate::params::Precision::Bfloat16 => engine::Precision::Bf16Rounded,
             },
+            device: self.device,
         })
     }
 

@@ -113,6 +113,7 @@ fn generate(
         tokenizer: model.tokenizer.as_ref(),
         stop_ids,
         identity,
+        device,
     };
     let mut journal = Journal::open(context, &fingerprint(params, context, &decoder, jobs)?)?;
     let left: Vec<&Job> = jobs.jobs.iter().filter(|job| !journal.done.contains_key(&key(job))).collect();

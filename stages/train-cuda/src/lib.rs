@@ -3,9 +3,11 @@
 //! A run is a function of the model, the tokens, the parameters and the seed: interrupted and started again it writes the
 //! same bytes as in one piece. What takes time (`live/`, the output `log`) is apart from what does not.
 
+pub mod bench;
 mod checkpoint;
 mod inputs;
 mod live;
+mod maker;
 mod outputs;
 mod params;
 mod schedule;
@@ -15,7 +17,6 @@ mod train;
 mod weights;
 
 use engine::device::{self, Build, ComputeDevice, DeviceRequest};
-use engine::{Mode, SavePolicy, TrainOptions, Trainer};
 use record::training::{TrainingMetrics, TrainingStatus};
 use stage_kit::{Alias, Context, Outcome, PortSpec, Result, Stage, StageError, Target, digest};
 
@@ -25,6 +26,7 @@ pub use crate::tfevents::masked_crc32c;
 use crate::checkpoint::{Found, History, Store};
 use crate::inputs::Inputs;
 use crate::live::{Live, RunFacts};
+use crate::maker::Maker;
 use crate::outputs::Finished;
 use crate::train::{Length, Run, Stepping, engine_error};
 
@@ -102,12 +104,14 @@ fn train(params: &Params, inputs: Inputs, device: ComputeDevice, context: &Conte
     let Inputs { base, weights, data, adapter, hashes } = inputs;
     let length = Length::of(data.train.rows.len(), params);
     data.check_steps(params, context.seed(), length)?;
-    let trainer = new_trainer(params, &base.config, &weights, adapter.as_ref(), &data, context)?;
+    let (trainer, packing) =
+        Maker { params, config: &base.config, weights: &weights, data: &data, device, context }
+            .make(adapter.as_ref())?;
     let planned_peak_bytes = trainer.planned_peak_bytes();
     let n_trainable = adapter.as_ref().map_or_else(|| weights.n_parameters(), |a| a.n_parameters());
     let base_sha256 = match params.mode {
         TrainMode::Full => weights.sha256(),
-        TrainMode::Lora | TrainMode::Qlora => trainer.base_sha256(),
+        TrainMode::Lora | TrainMode::Qlora => trainer.base_sha256().map_err(engine_error)?,
     };
     drop(weights);
     let store = Store::new(context.checkpoint_dir(), fingerprint(params, &hashes, context.seed())?);
@@ -126,11 +130,14 @@ fn train(params: &Params, inputs: Inputs, device: ComputeDevice, context: &Conte
         store,
         live,
         history: History::default(),
+        packing,
         stepping: Stepping::default(),
     };
     let mut run = resumed(run)?;
     run.go()?;
-    let frozen_after = (params.mode != TrainMode::Full).then(|| run.trainer.base_sha256());
+    let frozen_after = (params.mode != TrainMode::Full)
+        .then(|| run.trainer.base_sha256().map_err(engine_error))
+        .transpose()?;
     if frozen_after.as_ref().is_some_and(|after| *after != base_sha256) {
         return Err(StageError::internal("the base weights changed while an adapter was trained"));
     }
@@ -157,52 +164,6 @@ fn train(params: &Params, inputs: Inputs, device: ComputeDevice, context: &Conte
         outputs::write_log(context, &metrics(&run, device, planned_peak_bytes))?;
     }
     Ok(())
-}
-
-/// The trainer, with as much recomputation as the memory of this stage asks for; results don't depend on it.
-fn new_trainer(
-    params: &Params,
-    config: &model::config::Config,
-    weights: &model::weights::Weights,
-    adapter: Option<&model::adapter::Adapter>,
-    data: &train::Data,
-    context: &Context,
-) -> Result<Trainer> {
-    let batch = params.batch as usize;
-    let max_tokens = data.train.longest(batch).max(data.validation.as_ref().map_or(0, |v| v.longest(batch)));
-    let limit = context.resources().memory_mb.saturating_mul(1_000_000);
-    let policies = [SavePolicy::All, SavePolicy::NoGateUp, SavePolicy::Input];
-    for (i, save) in policies.into_iter().enumerate() {
-        let options = TrainOptions {
-            mode: match params.mode {
-                TrainMode::Full => Mode::Full,
-                TrainMode::Lora => Mode::Lora,
-                TrainMode::Qlora => Mode::Qlora { double_quant: params.double_quant },
-            },
-            dropout: params.dropout as f32,
-            precision: match params.precision {
-                Precision::Float32 => engine::Precision::Float32,
-                Precision::Bfloat16 => engine::Precision::Bf16Rounded,
-            },
-            threads: context.resources().cpus.max(1) as usize,
-            seed: context.seed(),
-            save,
-            max_tokens,
-        };
-        let trainer = Trainer::new(config, weights, adapter, options).map_err(engine_error)?;
-        let fits = limit == 0 || trainer.planned_peak_bytes() <= limit;
-        if !fits && i + 1 == policies.len() {
-            context.warn(&format!(
-                "training needs {} MB, and this stage was given {} MB",
-                trainer.planned_peak_bytes() / 1_000_000,
-                limit / 1_000_000
-            ));
-        }
-        if fits || i + 1 == policies.len() {
-            return Ok(trainer);
-        }
-    }
-    Err(StageError::internal("no trainer was made"))
 }
 
 /// Goes on from an earlier process's state where there is one of this very run.

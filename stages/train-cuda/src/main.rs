@@ -1,5 +1,8 @@
 //! The stage `train-cuda`.
 
 fn main() -> std::process::ExitCode {
-    stage_kit::main::<train_cuda::TrainCuda>()
+    match std::env::args_os().nth(1) {
+        Some(first) if first == "--bench" => train_cuda::bench::main(std::env::args_os().skip(2)),
+        _ => stage_kit::main::<train_cuda::TrainCuda>(),
+    }
 }

@@ -64,6 +64,8 @@ pub struct Params {
     /// Values for what is not given: h9 (15 epochs, lr 6e-4). What is given wins.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub preset: Option<Preset>,
+    /// GPU memory that training may take, in MB (10^6 bytes), the driver's context included; 0: all that is free.
+    pub vram_limit_mb: u64,
     /// Sequences of a micro-batch.
     pub batch: u32,
     /// Micro-batches of an optimizer step.
@@ -116,6 +118,7 @@ impl Default for Params {
             device: "auto".to_owned(),
             precision: Precision::Bfloat16,
             preset: None,
+            vram_limit_mb: 7500,
             batch: 4,
             accumulation: 4,
             epochs: None,

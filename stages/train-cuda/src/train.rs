@@ -88,6 +88,7 @@ pub(crate) struct Run<'c> {
     pub(crate) store: Store,
     pub(crate) live: Live<'c>,
     pub(crate) history: History,
+    pub(crate) packing: Packing,
     /// Time and tokens of this process's steps alone.
     pub(crate) stepping: Stepping,
 }
@@ -98,6 +99,37 @@ impl std::fmt::Debug for Run<'_> {
             .field("length", &self.length)
             .field("history", &self.history)
             .finish_non_exhaustive()
+    }
+}
+
+/// How rows are put together for one pass through the model. Which rows make an optimizer step does not depend on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Packing {
+    /// So many rows each time.
+    Rows(usize),
+    /// As many rows, in order, as have at most so many tokens together.
+    Tokens(usize),
+}
+
+impl Packing {
+    /// Cuts rows into runs that go through the model together.
+    fn cut<T: Copy>(self, rows: &[T], tokens: impl Fn(T) -> usize) -> Vec<&[T]> {
+        let most = match self {
+            Self::Rows(n) => return rows.chunks(n.max(1)).collect(),
+            Self::Tokens(most) => most,
+        };
+        let (mut runs, mut first, mut sum) = (Vec::new(), 0, 0);
+        for (i, &row) in rows.iter().enumerate() {
+            if i > first && sum + tokens(row) > most {
+                runs.push(&rows[first..i]);
+                (first, sum) = (i, 0);
+            }
+            sum += tokens(row);
+        }
+        if first < rows.len() {
+            runs.push(&rows[first..]);
+        }
+        runs
     }
 }
 
@@ -142,8 +174,10 @@ impl Run<'_> {
         let n = self.params.rows_per_step();
         let first = position.step_in_epoch as usize * n;
         let rows = &order[first..(first + n).min(order.len())];
-        let micro_batches: Vec<MicroBatch> = rows
-            .chunks(self.params.batch as usize)
+        let micro_batches: Vec<MicroBatch> = self
+            .packing
+            .cut(rows, |i| self.data.train.rows[i].input_ids.len())
+            .into_iter()
             .map(|rows| micro_batch(rows.iter().map(|&i| (i, &self.data.train.rows[i]))))
             .collect();
         let begun = Instant::now();
@@ -214,13 +248,13 @@ impl Run<'_> {
     fn validate(&mut self, done: u64) -> Result<()> {
         let Some(validation) = &self.data.validation else { return Ok(()) };
         let (mut sum, mut label_tokens) = (0.0, 0);
-        let batch = self.params.batch as usize;
-        for (i, rows) in validation.rows.chunks(batch).enumerate() {
+        let all: Vec<usize> = (0..validation.rows.len()).collect();
+        for rows in self.packing.cut(&all, |i| validation.rows[i].input_ids.len()) {
             self.stop_if_cancelled()?;
-            if rows.iter().all(|row| row.n_label_tokens() == 0) {
+            if rows.iter().all(|&i| validation.rows[i].n_label_tokens() == 0) {
                 continue;
             }
-            let rows = rows.iter().enumerate().map(|(j, row)| (i * batch + j, row));
+            let rows = rows.iter().map(|&i| (i, &validation.rows[i]));
             let loss = match self.trainer.evaluate(&micro_batch(rows)) {
                 Ok(loss) => loss,
                 Err(e) => return Err(self.step_failed(e)),
@@ -253,7 +287,7 @@ impl Run<'_> {
             let weights = self.trainer.weights().map_err(engine_error)?;
             return Ok(Trained::Model(weights, Box::new(self.config.clone())));
         }
-        let adapter = self.trainer.adapter();
+        let adapter = self.trainer.adapter().map_err(engine_error)?;
         let mut adapter = adapter.ok_or_else(|| StageError::internal("the trainer has no adapter"))?;
         adapter.config.dropout = self.params.dropout;
         adapter.config.base_model_name.clone_from(&self.base_model_name);
@@ -263,7 +297,8 @@ impl Run<'_> {
     fn save_state(&mut self) -> Result<()> {
         let before = self.history.wall_s;
         self.history.wall_s += self.live.elapsed_s();
-        let saved = self.store.save(&self.history, &self.trainer.state());
+        let state = self.trainer.state().map_err(engine_error);
+        let saved = state.and_then(|state| self.store.save(&self.history, &state));
         self.history.wall_s = before;
         saved
     }
@@ -318,12 +353,29 @@ fn micro_batch<'r>(rows: impl Iterator<Item = (usize, &'r Row)>) -> MicroBatch {
 
 /// An error of the engine as the stage's.
 pub(crate) fn engine_error(e: EngineError) -> StageError {
-    StageError::failed(e.to_string()).next("check the model's files and the parameters")
+    let next = match &e {
+        EngineError::Backend(backend) if backend.is_device_trouble() => {
+            "look at the GPU with `runner doctor` and nvidia-smi, then start again: training goes on from its last saved state"
+        }
+        _ => "check the model's files and the parameters",
+    };
+    StageError::failed(e.to_string()).next(next)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn packing_keeps_the_order_and_fills_up() {
+        let rows = [3usize, 4, 9, 2, 2, 1];
+        let cut = |packing: Packing| packing.cut(&rows, |n| n);
+        assert_eq!(cut(Packing::Rows(4)), [&rows[..4], &rows[4..]]);
+        assert_eq!(cut(Packing::Tokens(7)), [&rows[..2], &rows[2..3], &rows[3..]]);
+        assert_eq!(cut(Packing::Tokens(1)).len(), 6);
+        assert_eq!(cut(Packing::Tokens(99)), [&rows[..]]);
+        assert!(Packing::Tokens(7).cut(&rows[..0], |n| n).is_empty());
+    }
 
     #[test]
     fn a_run_s_length() {
