@@ -27,6 +27,8 @@ fn evaluated(completions: &[&str]) -> Project {
     fixture::write_corpus(&project.path("corpus"));
     let row = serde_json::to_string(&fixture::rows()[0]).unwrap();
     project.write("corpus/holdout.jsonl", &(row + "\n"));
+    // The row is held out, so no other split has it.
+    project.write("corpus/train.jsonl", "");
     let lines: String = completions.iter().enumerate().map(|(i, c)| sample(i as u32, c) + "\n").collect();
     project.write("samples/samples.jsonl", &lines);
     project.write("libs/libs.json", &serde_json::to_string(&no_libs()).unwrap());

@@ -1,5 +1,5 @@
 use crate::support::{
-    Kind, Matrix, Random, close, given, padding_untouched, poisoned, random, run, same_twice,
+    Kind, Matrix, Random, close, close_beside, given, padding_untouched, poisoned, random, run, same_twice,
 };
 use kernels::cuda::Dtype;
 use kernels::cuda::ops::softmax;
