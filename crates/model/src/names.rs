@@ -120,5 +120,7 @@ pub fn expected(config: &Config) -> Vec<(String, Vec<usize>)> {
 
 /// Numbers in all tensors of a model.
 pub fn n_parameters(config: &Config) -> u64 {
-    expected(config).iter().map(|(_, shape)| shape.iter().map(|&d| d as u64).product::<u64>()).sum()
+    let sizes =
+        expected(config).into_iter().map(|(_, shape)| shape.iter().map(|&d| d as u64).product::<u64>());
+    sizes.fold(0, u64::saturating_add)
 }

@@ -192,15 +192,17 @@ fn read_index(path: &Path) -> Result<Index> {
     match index.weight_map.values().find(|file| !is_plain_name(file)) {
         Some(file) => Err(ModelError::weights(
             place,
-            format!("names the shard `{file}`, which is no file of this folder"),
+            format!("names the shard {file:?}, which is no safetensors file of this folder"),
         )),
         None => Ok(index),
     }
 }
 
+/// A name of letters, digits, `-`, `_` and `.` that can't lead out of its folder, nor stand for another file of a model.
 fn is_plain_name(file: &str) -> bool {
-    let path = Path::new(file);
-    path.file_name().is_some_and(|name| name == path.as_os_str())
+    let plain = file.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+    let stem = file.strip_suffix(".safetensors").unwrap_or_default();
+    plain && !stem.is_empty() && !file.starts_with('.') && file.len() <= 255
 }
 
 fn read_shards(dir: &Path) -> Result<BTreeMap<String, Tensor>> {

@@ -91,7 +91,7 @@ fn shards_load_as_one_file_does() {
     let mut wrong = map.clone();
     wrong.insert(names::HEAD.to_owned(), "../model-0.safetensors".to_owned());
     fs::write(&index, json!({"weight_map": wrong}).to_string()).unwrap();
-    assert!(error(dir.path(), &config).contains("no file of this folder"));
+    assert!(error(dir.path(), &config).contains("no safetensors file of this folder"));
     wrong.insert(
         names::HEAD.to_owned(),
         if map[names::HEAD].ends_with("0.safetensors") {

@@ -4,10 +4,22 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::Path;
 
-use model::{tokenizer, weights};
+use model::config::Config;
+use model::{names, tokenizer, weights};
 use stage_kit::{Context, Result, StageError};
 
 use crate::model_error;
+
+/// A configuration, a tokenizer (the largest published ones have some 35 MiB) or an index is no larger.
+pub const SMALL_MAX: u64 = 64 << 20;
+
+/// A safetensors file's header is no larger.
+const HEADER_MAX: u64 = 100_000_000;
+
+/// No file of the model's weights is larger: all of them in the widest number, and a header.
+pub fn weights_max(config: &Config) -> u64 {
+    names::n_parameters(config).saturating_mul(8).saturating_add(HEADER_MAX)
+}
 
 /// A model has these.
 pub const REQUIRED: [&str; 2] = ["config.json", tokenizer::FILE];
@@ -26,26 +38,56 @@ pub fn take(from: &Path, to: &Path, context: &Context) -> Result<()> {
             .next("check the path"));
     }
     let mut names: Vec<String> = REQUIRED.iter().map(|&n| n.to_owned()).collect();
-    names.extend(OPTIONAL.iter().filter(|n| from.join(n).is_file()).map(|&n| n.to_owned()));
-    if from.join(weights::FILE).exists() || !from.join(weights::INDEX).exists() {
+    names.extend(OPTIONAL.iter().filter(|n| from.join(n).exists()).map(|&n| n.to_owned()));
+    let whole = from.join(weights::FILE).exists() || !from.join(weights::INDEX).exists();
+    if !whole {
+        names.push(weights::INDEX.to_owned());
+    }
+    for name in &names {
+        check_file(&from.join(name), SMALL_MAX)?;
+    }
+    let limit = weights_max(&Config::from_dir(from).map_err(model_error)?);
+    let small = names.len();
+    if whole {
         names.push(weights::FILE.to_owned());
     } else {
-        names.push(weights::INDEX.to_owned());
         names.extend(weights::shard_files(&from.join(weights::INDEX)).map_err(model_error)?);
     }
-    let sizes = names.iter().filter_map(|n| fs::metadata(from.join(n)).ok()).map(|m| m.len());
-    let progress = context.progress("bytes", Some(sizes.sum()));
+    let mut total = 0;
+    for (i, name) in names.iter().enumerate() {
+        total += check_file(&from.join(name), if i < small { SMALL_MAX } else { limit })?;
+    }
+    let progress = context.progress("bytes", Some(total));
     for name in &names {
         copy(&from.join(name), &to.join(name), context, |n| progress.inc(n))?;
     }
     Ok(())
 }
 
-fn copy(from: &Path, to: &Path, context: &Context, copied: impl Fn(u64)) -> Result<()> {
-    let mut input = File::open(from).map_err(|e| {
+/// The size of a regular file of at most `limit` bytes: a pipe or a device would be read for ever.
+fn check_file(path: &Path, limit: u64) -> Result<u64> {
+    let meta = fs::metadata(path).map_err(|e| {
         let next = missing(&e);
-        StageError::io("read", from, e).next(next)
+        StageError::io("read", path, e).next(next)
     })?;
+    if !meta.is_file() {
+        return Err(StageError::failed("is no regular file")
+            .at(path.display().to_string())
+            .next("put the file itself there"));
+    }
+    if meta.len() > limit {
+        return Err(StageError::failed(format!(
+            "has {} bytes, and such a file of this model has {limit} at most",
+            meta.len()
+        ))
+        .at(path.display().to_string())
+        .next("check that it is what its name says, and that config.json belongs to it"));
+    }
+    Ok(meta.len())
+}
+
+fn copy(from: &Path, to: &Path, context: &Context, copied: impl Fn(u64)) -> Result<()> {
+    let mut input = File::open(from).map_err(|e| StageError::io("read", from, e))?;
     let mut output = File::create(to).map_err(|e| StageError::io("create", to, e))?;
     let mut buffer = vec![0; 1 << 20];
     loop {

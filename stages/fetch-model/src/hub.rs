@@ -1,29 +1,36 @@
 //! Downloads from a model hub, through its cache folder.
 //!
-//! `hf-hub` speaks the protocol and keeps the cache. On top of it stand here: retries with back-off, one commit for all
-//! files, hashes, working without a network, and giving up on a connection that is silent.
+//! `hf-hub` knows the addresses and the layout of the cache. On top of it stand here: retries with back-off, one commit
+//! for all files, hashes, sizes, working without a network, and giving up on a connection that is silent.
 
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
+use hf_hub::api::sync::{Api, ApiBuilder};
 use hf_hub::{Cache, Repo, RepoType};
+use model::config::Config;
 use model::weights;
 use stage_kit::{Context, Result, StageError};
 
-use crate::folder::{OPTIONAL, REQUIRED};
+use crate::folder::{OPTIONAL, REQUIRED, SMALL_MAX, weights_max};
 use crate::model_error;
 
 mod blob;
 mod settings;
+mod transfer;
 
 pub use settings::Settings;
+use transfer::{Client, Trouble};
 
-/// Longest wait between two attempts.
+/// Longest pause between two attempts of which the hub has said nothing.
 const WAIT_MAX: Duration = Duration::from_secs(30);
+/// For so long another program may hold a file's lock.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
 /// How often a running download is looked at.
 const POLL: Duration = Duration::from_millis(100);
 
@@ -31,6 +38,7 @@ const POLL: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Hub {
     api: Api,
+    client: Client,
     cache: Cache,
     settings: Settings,
 }
@@ -46,8 +54,26 @@ pub struct Fetched {
 
 /// Why one attempt failed.
 enum Failure {
-    Again(String),
+    Again {
+        message: String,
+        /// The hub asks to be left alone for so long.
+        after: Option<Duration>,
+    },
     Final(StageError),
+}
+
+impl Failure {
+    fn again(message: impl Into<String>) -> Self {
+        Self::Again { message: message.into(), after: None }
+    }
+}
+
+/// What a download left in the cache, under the lock of its blob.
+struct Arrived {
+    /// `None`: the blob was there already.
+    part: Option<PathBuf>,
+    blob: PathBuf,
+    _lock: File,
 }
 
 impl Hub {
@@ -64,7 +90,8 @@ impl Hub {
         let api = builder
             .build()
             .map_err(|e| StageError::internal(format!("can't set up the hub's client: {e}")))?;
-        Ok(Self { api, cache, settings })
+        let client = Client::new(settings.token.clone());
+        Ok(Self { api, client, cache, settings })
     }
 
     /// Brings every file of a model into the cache, all of one commit, and checks their hashes.
@@ -82,14 +109,15 @@ impl Hub {
         let mut names: Vec<String> = REQUIRED.iter().map(|&n| n.to_owned()).collect();
         names.extend(OPTIONAL.iter().filter(|&&n| snapshot.has(n)).map(|&n| n.to_owned()));
         for name in names {
-            self.file(&snapshot, &name, context)?;
+            self.file(&snapshot, &name, SMALL_MAX, context)?;
         }
+        let limit = weights_max(&Config::from_dir(&snapshot.dir).map_err(model_error)?);
         if snapshot.has(weights::FILE) || !snapshot.has(weights::INDEX) {
-            self.file(&snapshot, weights::FILE, context)?;
+            self.file(&snapshot, weights::FILE, limit, context)?;
         } else {
-            let index = self.file(&snapshot, weights::INDEX, context)?;
+            let index = self.file(&snapshot, weights::INDEX, SMALL_MAX, context)?;
             for shard in weights::shard_files(&index).map_err(model_error)? {
-                self.file(&snapshot, &shard, context)?;
+                self.file(&snapshot, &shard, limit, context)?;
             }
         }
         let license = crate::folder::license(&snapshot.dir);
@@ -104,9 +132,9 @@ impl Hub {
     fn online(&self, id: &str, revision: &str, context: &Context) -> Result<Snapshot> {
         let place = format!("{}/{id}@{revision}", self.settings.endpoint);
         let info = self.retry(&place, context, || {
-            let (api, repo) = (self.api.clone(), self.repo(id, revision));
-            let result = self.watched(context, &AtomicU64::new(0), move || api.repo(repo).info());
-            result.map_err(Failure::Final)?.map_err(|e| self.classify(&e, &place))
+            let request = self.api.repo(self.repo(id, revision)).info_request();
+            let result = self.watched(context, &AtomicU64::new(0), move || Client::listing(request));
+            result.map_err(Failure::Final)?.map_err(|e| self.classify(e, &place))
         })?;
         if !is_commit(&info.sha) {
             return Err(StageError::failed(format!(
@@ -151,8 +179,8 @@ impl Hub {
         })
     }
 
-    /// One file of the snapshot: from the cache when it is whole there, else from the hub.
-    fn file(&self, snapshot: &Snapshot, name: &str, context: &Context) -> Result<PathBuf> {
+    /// One file of the snapshot, of at most `limit` bytes: from the cache when it is whole there, else from the hub.
+    fn file(&self, snapshot: &Snapshot, name: &str, limit: u64, context: &Context) -> Result<PathBuf> {
         let path = snapshot.dir.join(name);
         if path.exists() {
             if blob::is_whole(&path)? {
@@ -182,40 +210,45 @@ impl Hub {
         // A link whose blob is gone would stand in the way of the new one.
         blob::remove(&path)?;
         context.log(&format!("downloading {name}"));
-        self.retry(&place, context, || self.attempt(snapshot, name, &place, context))
+        let blob = self.retry(&place, context, || self.attempt(snapshot, name, limit, &place, context))?;
+        link(&blob, &path)?;
+        Ok(path)
     }
 
-    /// One try at a download. A cut one leaves its part in the cache, and the next try goes on from there.
+    /// One try at a download; gives its blob. A cut one leaves its part in the cache, and the next try goes on from there.
     fn attempt(
         &self,
         snapshot: &Snapshot,
         name: &str,
+        limit: u64,
         place: &str,
         context: &Context,
     ) -> Result<PathBuf, Failure> {
-        let (api, repo, file) =
-            (self.api.clone(), self.repo(&snapshot.id, &snapshot.commit), name.to_owned());
-        let counter = Arc::new(Counter::default());
-        let shown = Arc::clone(&counter);
-        let work = move || api.repo(repo).download_with_progress(&file, Bytes(shown));
+        let repo = self.repo(&snapshot.id, &snapshot.commit);
+        let blobs = self.settings.cache.join(repo.folder_name()).join("blobs");
+        let (client, url) = (self.client.clone(), self.api.repo(repo).url(name));
+        let (commit, done) = (snapshot.commit.clone(), Arc::new(AtomicU64::new(0)));
+        let counter = Arc::clone(&done);
+        let work = move || bring(&client, &url, &commit, &blobs, limit, &counter);
         let progress = context.progress("bytes", None);
-        let result = self.watched_with(context, &counter.done, |done| progress.set(done), work);
-        match result.map_err(Failure::Final)? {
-            Ok(path) if blob::is_whole(&path).map_err(Failure::Final)? => Ok(path),
-            Ok(path) => {
-                blob::remove(&path).map_err(Failure::Final)?;
-                Err(Failure::Again("arrived with another hash than the hub named".to_owned()))
-            }
-            Err(error) => {
-                let failure = self.classify(&error, place);
-                if unusable_part(&error) {
-                    let blobs =
-                        self.settings.cache.join(self.repo(&snapshot.id, "").folder_name()).join("blobs");
-                    blob::remove_parts(&blobs).map_err(Failure::Final)?;
-                }
-                Err(failure)
-            }
+        let result = self.watched_with(context, &done, |done| progress.set(done), work);
+        let arrived = result.map_err(Failure::Final)?.map_err(|e| self.classify(e, place))?;
+        self.judge(arrived).map_err(|e| self.classify(e, place))
+    }
+
+    /// Lets a download become a blob if its bytes hash to the name that the hub gave.
+    fn judge(&self, arrived: Arrived) -> Result<PathBuf, Trouble> {
+        let name = arrived.blob.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        let found = arrived.part.as_ref().unwrap_or(&arrived.blob);
+        let disk = |e| Trouble::Disk(found.clone(), e);
+        if !blob::matches(found, name).map_err(disk)? {
+            fs::remove_file(found).map_err(disk)?;
+            return Err(Trouble::Broken("arrived with another hash than the hub named".to_owned()));
         }
+        if let Some(part) = &arrived.part {
+            fs::rename(part, &arrived.blob).map_err(disk)?;
+        }
+        Ok(arrived.blob)
     }
 
     /// Tries until it works, fails for good, or the attempts are used up.
@@ -227,17 +260,18 @@ impl Hub {
     ) -> Result<T> {
         let mut tried = 1;
         loop {
-            let message = match attempt() {
+            let (message, after) = match attempt() {
                 Ok(value) => return Ok(value),
                 Err(Failure::Final(error)) => return Err(error),
-                Err(Failure::Again(message)) => message,
+                Err(Failure::Again { message, after }) => (message, after),
             };
             if tried >= self.settings.attempts {
                 return Err(StageError::retryable(format!("{message} ({tried} attempts)")).at(place).next(
                     "try again later; what has arrived is kept. Without a network: source = \"embedded:tiny\", or file:DIR",
                 ));
             }
-            let wait = self.settings.wait.saturating_mul(1 << tried.min(16)).min(WAIT_MAX);
+            let own = self.settings.wait.saturating_mul(1 << tried.min(16)).min(WAIT_MAX);
+            let wait = own.max(after.unwrap_or_default().min(self.settings.pause_max));
             context.warn(&format!(
                 "{place}: {message}; attempt {} of {} in {wait:.1?}",
                 tried + 1,
@@ -299,68 +333,89 @@ impl Hub {
         }
     }
 
-    /// What an error of the client means.
-    fn classify(&self, error: &ApiError, place: &str) -> Failure {
+    /// What a trouble means for the next attempt.
+    fn classify(&self, trouble: Trouble, place: &str) -> Failure {
         let failed =
             |message: &str, next: &str| Failure::Final(StageError::failed(message).at(place).next(next));
-        match error {
-            ApiError::RequestError(request) => match request.as_ref() {
-                ureq::Error::StatusCode(401 | 403) => failed(
-                    "the hub refuses access",
-                    "set HF_TOKEN to a token that may read this model, and accept its licence on the hub",
-                ),
-                ureq::Error::StatusCode(404 | 410) => failed(
-                    "the hub has no such model, revision or file",
-                    "check the parameters source and revision",
-                ),
-                ureq::Error::StatusCode(code @ (408 | 416 | 425 | 429 | 500..=599)) => {
-                    Failure::Again(format!("the hub answers with status {code}"))
-                }
-                ureq::Error::StatusCode(code) => failed(
-                    &format!("the hub answers with status {code}"),
-                    "check HF_ENDPOINT and the parameter source",
-                ),
-                ureq::Error::BadUri(_) | ureq::Error::Http(_) => failed(
-                    &format!("not an address: {request}"),
-                    "check HF_ENDPOINT and the parameters source and revision",
-                ),
-                other => Failure::Again(format!("can't talk to the hub: {other}")),
-            },
-            ApiError::IoError(io) if is_local(io.kind()) => {
-                let error = std::io::Error::new(io.kind(), io.to_string());
-                Failure::Final(StageError::io("write into the cache", &self.settings.cache, error))
+        match trouble {
+            Trouble::Status(401 | 403, _) => failed(
+                "the hub refuses access",
+                "set HF_TOKEN to a token that may read this model, and accept its licence on the hub",
+            ),
+            Trouble::Status(404 | 410, _) => failed(
+                "the hub has no such model, revision or file",
+                "check the parameters source and revision",
+            ),
+            Trouble::Status(code @ (408 | 416 | 425 | 429 | 500..=599), after) => {
+                let asks =
+                    after.map_or(String::new(), |t| format!(" and asks for a pause of {} s", t.as_secs()));
+                Failure::Again { message: format!("the hub answers with status {code}{asks}"), after }
             }
-            ApiError::IoError(io) => Failure::Again(format!("the connection broke: {io}")),
-            ApiError::InvalidResume => {
-                Failure::Again("the part of an earlier download is longer than the file".to_owned())
+            Trouble::Status(code, _) => failed(
+                &format!("the hub answers with status {code}"),
+                "check HF_ENDPOINT and the parameter source",
+            ),
+            Trouble::Address(message) => failed(
+                &format!("not an address: {message}"),
+                "check HF_ENDPOINT and the parameters source and revision",
+            ),
+            Trouble::Refused(what) => {
+                failed(&format!("the hub {what}"), "check HF_ENDPOINT: it does not lead to a hub to trust")
             }
-            ApiError::LockAcquisition(lock) => {
-                Failure::Again(format!("another process is downloading: {}", lock.display()))
+            Trouble::Broken(message) => Failure::again(message),
+            Trouble::Disk(path, error) => {
+                Failure::Final(StageError::io("write into the cache", &path, error))
             }
-            other => failed(&format!("not what a hub answers: {other}"), "check HF_ENDPOINT"),
         }
     }
 }
 
-/// Errors of this machine's disk, which no further attempt mends.
-fn is_local(kind: std::io::ErrorKind) -> bool {
-    use std::io::ErrorKind as Kind;
-    matches!(
-        kind,
-        Kind::StorageFull
-            | Kind::QuotaExceeded
-            | Kind::PermissionDenied
-            | Kind::ReadOnlyFilesystem
-            | Kind::NotFound
-    )
+/// Downloads the blob of a file, or finds it there.
+fn bring(
+    client: &Client,
+    url: &str,
+    commit: &str,
+    blobs: &Path,
+    limit: u64,
+    done: &AtomicU64,
+) -> Result<Arrived, Trouble> {
+    let name = client.blob_name(url, commit)?;
+    fs::create_dir_all(blobs).map_err(|e| Trouble::Disk(blobs.to_owned(), e))?;
+    let _lock = lock(&blobs.join(format!("{name}.lock")))?;
+    let blob = blobs.join(&name);
+    if blob::is_hash(&name) && blob.exists() {
+        return Ok(Arrived { part: None, blob, _lock });
+    }
+    let part = blobs.join(format!("{name}.part"));
+    client.load(url, &part, limit, done)?;
+    Ok(Arrived { part: Some(part), blob, _lock })
 }
 
-/// The part of an earlier download can't be continued.
-fn unusable_part(error: &ApiError) -> bool {
-    match error {
-        ApiError::InvalidResume => true,
-        ApiError::RequestError(request) => matches!(request.as_ref(), ureq::Error::StatusCode(416)),
-        _ => false,
+fn lock(path: &Path) -> Result<File, Trouble> {
+    let file = File::create(path).map_err(|e| Trouble::Disk(path.to_owned(), e))?;
+    let until = Instant::now() + LOCK_WAIT;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(fs::TryLockError::Error(e)) => return Err(Trouble::Disk(path.to_owned(), e)),
+            Err(fs::TryLockError::WouldBlock) if Instant::now() < until => std::thread::sleep(POLL),
+            Err(fs::TryLockError::WouldBlock) => {
+                return Err(Trouble::Broken(format!("another process is downloading: {}", path.display())));
+            }
+        }
+    }
+}
+
+/// `snapshots/COMMIT/FILE` -> `blobs/HASH`.
+fn link(blob: &Path, path: &Path) -> Result<()> {
+    let failed = |e| StageError::io("write into the cache", path, e);
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).map_err(failed)?;
+    }
+    let target = Path::new("../../blobs").join(blob.file_name().unwrap_or_default());
+    match std::os::unix::fs::symlink(target, path) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(failed(e)),
+        _ => Ok(()),
     }
 }
 
@@ -398,24 +453,4 @@ impl Snapshot {
             None => Path::exists(&self.dir.join(name)),
         }
     }
-}
-
-#[derive(Debug, Default)]
-struct Counter {
-    done: AtomicU64,
-}
-
-/// Counts the bytes of a download.
-struct Bytes(Arc<Counter>);
-
-impl hf_hub::api::Progress for Bytes {
-    fn init(&mut self, _size: usize, _filename: &str) {
-        self.0.done.store(0, Ordering::Relaxed);
-    }
-
-    fn update(&mut self, size: usize) {
-        self.0.done.fetch_add(size as u64, Ordering::Relaxed);
-    }
-
-    fn finish(&mut self) {}
 }

@@ -8,23 +8,29 @@ use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use stage_kit::{Result, StageError};
 
-/// Whether the bytes hash to the blob's name: SHA-256 for large files, Git's blob hash for small ones.
-///
-/// A blob of any other name, or a file that is no link, can't be judged and passes.
+/// Whether the bytes hash to the blob's name. A file that is no link can't be judged and passes.
 pub(super) fn is_whole(path: &Path) -> Result<bool> {
     let failed = |e| StageError::io("read", path, e);
     let blob = fs::canonicalize(path).map_err(failed)?;
     let name = blob.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-    if !name.bytes().all(|b| b.is_ascii_hexdigit()) {
+    matches(&blob, name).map_err(failed)
+}
+
+/// Whether a name is a hash: SHA-256 for large files, Git's blob hash for small ones.
+pub(super) fn is_hash(name: &str) -> bool {
+    matches!(name.len(), 40 | 64) && name.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+/// Whether the bytes hash to `name`. Any other name can't be judged and passes.
+pub(super) fn matches(path: &Path, name: &str) -> io::Result<bool> {
+    if !is_hash(name) {
         return Ok(true);
     }
-    let found = match name.len() {
-        64 => hash(&blob, Sha256::new()).map_err(failed)?,
-        40 => {
-            let size = fs::metadata(&blob).map_err(failed)?.len();
-            hash(&blob, Sha1::new_with_prefix(format!("blob {size}\0"))).map_err(failed)?
-        }
-        _ => return Ok(true),
+    let found = if name.len() == 64 {
+        hash(path, Sha256::new())?
+    } else {
+        let size = fs::metadata(path)?.len();
+        hash(path, Sha1::new_with_prefix(format!("blob {size}\0")))?
     };
     Ok(found.eq_ignore_ascii_case(name))
 }
@@ -46,17 +52,6 @@ pub(super) fn remove(path: &Path) -> Result<()> {
         delete(&blob)?;
     }
     delete(path)
-}
-
-/// Deletes what interrupted downloads left.
-pub(super) fn remove_parts(blobs: &Path) -> Result<()> {
-    let Ok(entries) = fs::read_dir(blobs) else { return Ok(()) };
-    for path in entries.flatten().map(|e| e.path()) {
-        if path.extension().is_some_and(|e| e == "part") {
-            delete(&path)?;
-        }
-    }
-    Ok(())
 }
 
 fn delete(path: &Path) -> Result<()> {

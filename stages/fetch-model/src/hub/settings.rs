@@ -23,6 +23,8 @@ pub struct Settings {
     pub attempts: u32,
     /// Before the second attempt, half of it; doubles with each.
     pub wait: Duration,
+    /// The longest pause that a hub may ask for with `Retry-After`.
+    pub pause_max: Duration,
     /// A connection that brings nothing for so long is given up.
     pub silence: Duration,
 }
@@ -80,6 +82,7 @@ impl Settings {
             offline: text("HF_HUB_OFFLINE").is_some_and(yes),
             attempts: attempts.max(1),
             wait: Duration::from_millis(500),
+            pause_max: Duration::from_secs(60),
             silence: Duration::from_secs(60),
         })
     }

@@ -42,9 +42,20 @@ struct State {
     files: Files,
     /// Pattern of a path (`*` stands for the commit) -> faults still to come.
     faults: Vec<(String, VecDeque<Fault>)>,
+    answers: Vec<Answer>,
     /// `PATH` or `PATH bytes=A-B`.
     requests: Vec<String>,
     headers: Vec<String>,
+}
+
+/// What goes over the wire when a path is asked for.
+#[derive(Clone)]
+struct Answer {
+    pattern: String,
+    bytes: Vec<u8>,
+    /// Zeros follow until the client hangs up.
+    endless: bool,
+    times: usize,
 }
 
 pub(crate) struct Server {
@@ -93,6 +104,25 @@ impl Server {
         self.state.lock().unwrap().faults.push((pattern, faults.into_iter().collect()));
     }
 
+    /// Every request whose path contains `pattern` gets these bytes.
+    pub(crate) fn answer(&self, pattern: &str, bytes: impl Into<Vec<u8>>) {
+        self.script(pattern, bytes.into(), false, usize::MAX);
+    }
+
+    pub(crate) fn answer_once(&self, pattern: &str, bytes: impl Into<Vec<u8>>) {
+        self.script(pattern, bytes.into(), false, 1);
+    }
+
+    /// These bytes, and then zeros until the client hangs up.
+    pub(crate) fn answer_for_ever(&self, pattern: &str, bytes: impl Into<Vec<u8>>) {
+        self.script(pattern, bytes.into(), true, usize::MAX);
+    }
+
+    fn script(&self, pattern: &str, bytes: Vec<u8>, endless: bool, times: usize) {
+        let pattern = pattern.replace('*', COMMIT);
+        self.state.lock().unwrap().answers.push(Answer { pattern, bytes, endless, times });
+    }
+
     pub(crate) fn requests(&self) -> Vec<String> {
         self.state.lock().unwrap().requests.clone()
     }
@@ -129,6 +159,16 @@ fn serve(mut stream: TcpStream, id: &str, state: &Mutex<State>) -> std::io::Resu
         state.lock().unwrap().headers.push(line);
     }
     let fault = note(&path, range.as_deref(), &mut state.lock().unwrap());
+    let answer = scripted(&path, &mut state.lock().unwrap());
+    if let Some(answer) = answer {
+        stream.write_all(&answer.bytes)?;
+        if answer.endless {
+            loop {
+                stream.write_all(&[0; 1 << 16])?;
+            }
+        }
+        return stream.flush();
+    }
     match fault {
         Some(Fault::Status(code)) => return respond(&mut stream, code, &[], b""),
         Some(Fault::Close) => return Ok(()),
@@ -161,6 +201,12 @@ fn serve(mut stream: TcpStream, id: &str, state: &Mutex<State>) -> std::io::Resu
     send(&mut stream, name, bytes, range.as_deref(), fault)
 }
 
+fn scripted(path: &str, state: &mut State) -> Option<Answer> {
+    let answer = state.answers.iter_mut().find(|a| a.times > 0 && path.contains(&a.pattern))?;
+    answer.times -= 1;
+    Some(answer.clone())
+}
+
 /// Writes the request down and takes its fault, if one is due.
 fn note(path: &str, range: Option<&str>, state: &mut State) -> Option<Fault> {
     state.requests.push(range.map_or_else(|| path.to_owned(), |range| format!("{path} {range}")));
@@ -185,11 +231,11 @@ fn send(
         .and_then(|r| r.strip_prefix("bytes="))
         .and_then(|r| r.split_once('-'))
         .map_or((0, total), |(a, b)| (a.parse().unwrap(), b.parse::<usize>().map_or(total, |b| b + 1)));
-    if start >= total {
+    if start >= total && range.is_some() {
         return respond(stream, 416, &[], b"");
     }
     let headers = [
-        format!("Content-Range: bytes {start}-{}/{total}", end - 1),
+        format!("Content-Range: bytes {start}-{}/{total}", end.saturating_sub(1)),
         format!("ETag: \"{}\"", etag(name, bytes)),
         format!("X-Repo-Commit: {COMMIT}"),
     ];
