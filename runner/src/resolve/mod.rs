@@ -64,10 +64,11 @@ impl Workspace {
         let store = Store::open(&surroundings.cache_dir)?;
         let mut errors = Vec::new();
         let mut stages = BTreeMap::new();
+        let mut programs = program::Programs::default();
         let names: Vec<String> = pipeline.stages.keys().cloned().collect();
         for name in names {
             let mut stage = pipeline.stages[&name].clone();
-            match resolve_stage(&pipeline, &store, &surroundings, &mut stage) {
+            match resolve_stage(&pipeline, &store, &surroundings, &mut programs, &mut stage) {
                 Ok(resolved) => {
                     stages.insert(name.clone(), resolved);
                 }
@@ -128,9 +129,10 @@ fn resolve_stage(
     pipeline: &Pipeline,
     store: &Store,
     surroundings: &Surroundings,
+    programs: &mut program::Programs,
     stage: &mut StageConfig,
 ) -> std::result::Result<ResolvedStage, Vec<ConfigError>> {
-    let mut resolved = program::resolve(pipeline, store, surroundings, stage)?;
+    let mut resolved = program::resolve(pipeline, store, surroundings, programs, stage)?;
     let environment = surroundings.stage_environment(stage, false);
     for tool in &stage.tools {
         match tools::version(store, &pipeline.dir, tool, &environment) {

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-use super::{ResolvedStage, fresh};
+use super::{ResolvedStage, Stale, fresh};
 use crate::cache::Store;
 use crate::config::{ConfigError, Piece, Pipeline, StageConfig, pieces};
 
@@ -112,16 +112,51 @@ impl ResolvedStage {
     }
 }
 
+/// What was found under a program's name: many stages run the same one.
+#[derive(Debug, Clone)]
+pub(super) struct Found {
+    path: PathBuf,
+    digest: String,
+    stale: Option<Stale>,
+}
+
+/// Programs looked up by one command.
+#[derive(Debug, Default)]
+pub(super) struct Programs(BTreeMap<String, Option<Found>>);
+
+impl Programs {
+    fn find(
+        &mut self,
+        dir: &Path,
+        store: &Store,
+        surroundings: &Surroundings,
+        name: &str,
+    ) -> crate::cache::Result<Option<Found>> {
+        if let Some(known) = self.0.get(name) {
+            return Ok(known.clone());
+        }
+        let found = match surroundings.find_program(dir, name) {
+            Some(path) => Some(Found { digest: digest(store, &path)?, stale: fresh::stale(&path), path }),
+            None => None,
+        };
+        self.0.insert(name.to_owned(), found.clone());
+        Ok(found)
+    }
+}
+
 pub(super) fn resolve(
     pipeline: &Pipeline,
     store: &Store,
     surroundings: &Surroundings,
+    programs: &mut Programs,
     stage: &StageConfig,
 ) -> Result<ResolvedStage, Vec<ConfigError>> {
     let Some(first) = stage.run.first() else { return Err(Vec::new()) };
-    let program = surroundings.find_program(&pipeline.dir, &first.value);
+    let found = programs
+        .find(&pipeline.dir, store, surroundings, &first.value)
+        .map_err(|e| vec![fault(pipeline, stage, &e)])?;
     let mut resolved = ResolvedStage {
-        program,
+        program: found.as_ref().map(|f| f.path.clone()),
         argv: stage.run.iter().map(|a| logical(&a.value)).collect(),
         code: BTreeMap::new(),
         code_paths: BTreeMap::new(),
@@ -131,12 +166,10 @@ pub(super) fn resolve(
         warnings: Vec::new(),
         stale: None,
     };
-    match &resolved.program {
-        Some(path) => {
-            let digest = digest(store, path).map_err(|e| vec![fault(pipeline, stage, &e)])?;
-            let path = path.clone();
-            resolved.add_code("program", &path, digest);
-            resolved.stale = fresh::stale(&path);
+    match found {
+        Some(found) => {
+            resolved.add_code("program", &found.path, found.digest);
+            resolved.stale = found.stale;
         }
         None if first.value.contains('/') => {
             let path = pipeline.dir.join(&first.value);
