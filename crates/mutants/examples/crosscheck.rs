@@ -1,6 +1,6 @@
 //! Does each mutant do under the switch what it does in the source? Runs every row's own tests on the function as it is
-//! (instrumented and not), and on every mutant both ways, and prints each disagreement. Mutants that were taken out
-//! although they compile when written into the source are listed too. Exits 1 on a disagreement.
+//! (instrumented and not), and on every mutant both ways, and prints each disagreement. A mutant that was taken out although
+//! it compiles when it is written into the source is one. Exits 1 on a disagreement.
 //!
 //! `cargo run --release -p mutants --example crosscheck ROWS.jsonl LIBS`
 
@@ -26,7 +26,8 @@ struct Outcome {
     lines: Vec<String>,
     n_compared: usize,
     n_wrong: usize,
-    n_lost: usize,
+    n_in_source: usize,
+    n_not_in_source: usize,
     operators: BTreeMap<&'static str, usize>,
 }
 
@@ -53,18 +54,20 @@ fn main() -> Result<ExitCode, Failure> {
         }
         total.n_compared += found.n_compared;
         total.n_wrong += found.n_wrong;
-        total.n_lost += found.n_lost;
+        total.n_in_source += found.n_in_source;
+        total.n_not_in_source += found.n_not_in_source;
         for (operator, n) in found.operators {
             *total.operators.entry(operator).or_default() += n;
         }
     }
     writeln!(
         std::io::stdout(),
-        "{} rows, {} mutants compared, {} disagreements, {} taken out that compile alone; {:?}",
+        "{} rows, {} mutants compared, {} disagreements, {} compile in the source alone, {} under the switch alone; {:?}",
         rows.len(),
         total.n_compared,
         total.n_wrong,
-        total.n_lost,
+        total.n_in_source,
+        total.n_not_in_source,
         total.operators
     )?;
     Ok(if total.n_wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -72,7 +75,7 @@ fn main() -> Result<ExitCode, Failure> {
 
 fn compare(harness: &Harness, row: &CorpusRow) -> Result<Outcome, Failure> {
     let mut out = Outcome::default();
-    let prepared = Prepared::new(harness, row)?;
+    let prepared = Prepared::judged(harness, row)?;
     if let Some(why) = &prepared.not_instrumentable {
         out.lines.push(format!("carries no mutants: {why}"));
         return Ok(out);
@@ -94,15 +97,26 @@ fn compare(harness: &Harness, row: &CorpusRow) -> Result<Outcome, Failure> {
         *out.operators.entry(mutant.mutator).or_default() += 1;
         let shown = format!("{} `{}` -> `{}`", mutant.mutator, mutant.original, mutant.replacement);
         let run = run_planted(harness, &prepared, mutant.id, None, WALL)?;
-        let status = score.mutants[mutant.id as usize - 1].status;
+        let outcome = &score.mutants[mutant.id as usize - 1];
+        let status = outcome.status;
+        if outcome.in_source {
+            out.n_in_source += 1;
+            out.lines.push(format!("{shown}: {status:?}, in the source alone"));
+        }
         match (run, status) {
-            (None, MutantStatus::CompileError) => {}
+            (_, MutantStatus::Ignored) => {}
+            (None, MutantStatus::CompileError) => {
+                if prepared.has_switch(mutant.id) {
+                    out.n_not_in_source += 1;
+                    out.lines.push(format!("{shown}: under the switch alone"));
+                }
+            }
             (None, _) => {
                 out.n_wrong += 1;
                 out.lines.push(format!("{shown}: does not compile in the source, is {status:?} here"));
             }
             (Some(_), MutantStatus::CompileError) => {
-                out.n_lost += 1;
+                out.n_wrong += 1;
                 out.lines.push(format!("{shown}: was taken out, compiles in the source"));
             }
             (Some(run), _) => {

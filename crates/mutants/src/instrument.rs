@@ -50,7 +50,7 @@ pub struct Program {
 }
 
 /// Lints that would reject a mutant for what it does.
-const ALLOW: &str = "#![allow(warnings, arithmetic_overflow, unconditional_panic, overflowing_literals, \
+pub(crate) const ALLOW: &str = "#![allow(warnings, arithmetic_overflow, unconditional_panic, overflowing_literals, \
                      let_underscore_lock, invalid_value, ambiguous_glob_reexports, useless_deprecated)] ";
 
 impl Instrumented {
@@ -124,12 +124,33 @@ impl Instrumented {
         u32::try_from(self.mutants.len() + 1).unwrap_or(u32::MAX)
     }
 
+    /// The row with one mutant written into its source, on the same lines; with 0, the row as it is.
+    pub(crate) fn with_planted(&self, mutant: u32) -> Option<CorpusRow> {
+        let mut row = self.row.clone();
+        if mutant > 0 {
+            let site = self.mutants.get(mutant as usize - 1)?;
+            let lines = |text: &str| text.matches('\n').count();
+            // A test may ask on which line it stands.
+            let missing = lines(&site.original).saturating_sub(lines(&site.planted));
+            let planted = format!("{}{}", site.planted, "\n".repeat(missing));
+            row.function_code.replace_range(site.range.clone(), &planted);
+        }
+        Some(row)
+    }
+
     /// The crate with one mutant written into the source: no switch, no probes.
     pub fn planted(&self, mutant: u32, tests: Option<&str>) -> Option<String> {
-        let site = self.mutants.get((mutant as usize).checked_sub(1)?)?;
-        let mut row = self.row.clone();
-        row.function_code.replace_range(site.range.clone(), &site.planted);
-        Some(with_lints(&assemble(&row, tests)).0)
+        self.mutants.get((mutant as usize).checked_sub(1)?)?;
+        Some(with_lints(&assemble(&self.with_planted(mutant)?, tests)).0)
+    }
+
+    /// The same with fuel in its loops; with 0, the function as it is. `None`: there is no such mutant, or what it makes
+    /// of the function does not parse.
+    pub fn planted_with_fuel(&self, mutant: u32, tests: Option<&str>) -> Option<Program> {
+        let planted = Self::of(&self.with_planted(mutant)?).ok()?;
+        let mut bare = Dropped::default();
+        planted.all_parts().into_iter().for_each(|part| planted.drop_part(part, &mut bare));
+        Some(planted.program(tests, &bare))
     }
 
     /// The crate as it is: no mutants, no probes, no fuel.
@@ -222,4 +243,4 @@ fn find<'f>(file: &'f syn::File, focal: &FocalFn) -> Option<Found<'f>> {
 
 #[cfg(test)]
 #[path = "instrument_test.rs"]
-mod test;
+pub(crate) mod test;

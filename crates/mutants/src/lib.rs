@@ -14,6 +14,7 @@ mod rules;
 mod runtime;
 mod scan;
 pub mod score;
+mod side_by_side;
 mod ticks;
 mod values;
 

@@ -1,22 +1,23 @@
 //! Runs a suite of tests against a function and its mutants. The only part of this crate that compiles and runs anything.
 
 mod bench;
+mod prepared;
+mod source;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use harness::{
-    Build, Compilation, CrateKind, Harness, HarnessError, RunOptions, TestBinary, TestProgram, TestRun,
-};
-use record::corpus::CorpusRow;
-use record::mutation::{Coverage, MutantCounts, MutantStatus, TestOutcome, Verdict};
+use harness::{Build, Harness, HarnessError, RunOptions, TestBinary, TestProgram, TestRun};
+use record::mutation::{MutantCounts, MutantStatus, TestOutcome, Verdict};
 use thiserror::Error;
 
-use self::bench::Bench;
+pub use self::bench::{Bench, Suite};
+pub use self::prepared::Prepared;
+pub use self::source::{planted_bug_is_found, run_planted};
 
-use crate::edits::Counted;
-use crate::prune::{Verdict as Compiled, prune};
-use crate::{Dropped, ENV_FUEL, ENV_MUTANT, Instrumented, MutantError, MutantSite, Program, Reach};
+use self::prepared::first_error;
+use self::source::SourceBench;
+use crate::{ENV_FUEL, ENV_MUTANT, MutantError, Program, Reach};
 
 #[derive(Debug, Error)]
 pub enum ScoreError {
@@ -46,6 +47,17 @@ pub struct ScoreOptions {
     pub seed: u64,
 }
 
+impl ScoreOptions {
+    /// The same with the deadline of a mutant of a function whose tests take so long. What waits for ever ends there; the
+    /// margin over a run that ends by itself is such that load does not decide.
+    #[must_use]
+    pub fn for_mutants(&self, unchanged: Duration) -> Self {
+        const MARGIN: u32 = 100;
+        const LEAST: Duration = Duration::from_secs(5);
+        Self { wall: (unchanged * MARGIN).max(LEAST).min(self.wall), ..self.clone() }
+    }
+}
+
 impl Default for ScoreOptions {
     fn default() -> Self {
         Self {
@@ -57,17 +69,6 @@ impl Default for ScoreOptions {
             seed: 0,
         }
     }
-}
-
-/// A row with its mutants, those that do not compile taken out. Serves every suite for that row.
-#[derive(Debug, Clone)]
-pub struct Prepared {
-    pub instrumented: Instrumented,
-    pub dropped: Dropped,
-    /// Compilations it took.
-    pub n_compiles: u32,
-    /// Why the function can't carry mutants (a `const fn` that is used in a constant, for example).
-    pub not_instrumentable: Option<String>,
 }
 
 /// What one suite did.
@@ -98,6 +99,14 @@ pub struct MutantOutcome {
     pub status: MutantStatus,
     /// The first test that noticed.
     pub killed_by: Option<String>,
+    /// It was to be run written into the source, because it does not compile under the switch.
+    pub in_source: bool,
+}
+
+impl MutantOutcome {
+    fn without_run(status: MutantStatus) -> Self {
+        Self { status, killed_by: None, in_source: false }
+    }
 }
 
 impl SuiteScore {
@@ -108,6 +117,8 @@ impl SuiteScore {
         }
         let mut counts = MutantCounts::default();
         for mutant in &self.mutants {
+            let was_run = !matches!(mutant.status, MutantStatus::CompileError | MutantStatus::Ignored);
+            counts.in_source += u32::from(mutant.in_source && was_run);
             *match mutant.status {
                 MutantStatus::Killed | MutantStatus::RuntimeError => &mut counts.killed,
                 MutantStatus::Timeout => &mut counts.timeout,
@@ -140,101 +151,6 @@ impl SuiteScore {
     }
 }
 
-impl Prepared {
-    /// Makes the row's mutants and compiles them, once, without tests.
-    ///
-    /// # Errors
-    /// The row does not parse or does not compile, or the compiler can't be run.
-    pub fn new(harness: &Harness, row: &CorpusRow) -> Result<Self, ScoreError> {
-        let instrumented = Instrumented::of(row)?;
-        let no_tests = Some("");
-        let pruned = prune(&instrumented, no_tests, |program| {
-            let compilation = harness.check(&program.source, CrateKind::Lib)?;
-            Ok::<_, ScoreError>(compiled(&compilation))
-        });
-        match pruned {
-            Ok(pruned) => {
-                let (dropped, n_compiles) = (pruned.dropped, pruned.n_compiles);
-                Ok(Self { instrumented, dropped, n_compiles, not_instrumentable: None })
-            }
-            Err(ScoreError::Mutant(MutantError::NotInstrumentable(why))) => {
-                let plain = harness.check(&instrumented.plain(no_tests).source, CrateKind::Lib)?;
-                if !plain.success {
-                    return Err(ScoreError::Row(first_error(&plain)));
-                }
-                Ok(Self {
-                    instrumented,
-                    dropped: Dropped::default(),
-                    n_compiles: 1,
-                    not_instrumentable: Some(why),
-                })
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Mutants that compile.
-    pub fn viable(&self) -> impl Iterator<Item = &MutantSite> {
-        let able = self.not_instrumentable.is_none();
-        self.instrumented.mutants.iter().filter(move |m| able && !self.dropped.mutants.contains(&m.id))
-    }
-
-    /// Branches whose probes compile, by number.
-    pub fn branches(&self) -> BTreeSet<u32> {
-        self.counted(|counted| match counted {
-            Counted::Branch(number) => Some(number),
-            Counted::Line(_) => None,
-        })
-    }
-
-    /// Lines whose probes compile, by number.
-    pub fn lines(&self) -> BTreeSet<u32> {
-        self.counted(|counted| match counted {
-            Counted::Line(number) => Some(number),
-            Counted::Branch(_) => None,
-        })
-    }
-
-    fn counted(&self, which: impl Fn(Counted) -> Option<u32>) -> BTreeSet<u32> {
-        if self.not_instrumentable.is_some() {
-            return BTreeSet::new();
-        }
-        self.instrumented.counted(&self.dropped).into_iter().filter_map(which).collect()
-    }
-
-    /// Coverage of the function by a suite, beside that of the row's own tests.
-    pub fn coverage(&self, score: &SuiteScore, baseline: Option<&SuiteScore>) -> Coverage {
-        let (branches, lines) = (self.branches(), self.lines());
-        let count = |set: &BTreeSet<u32>| u32::try_from(set.len()).unwrap_or(u32::MAX);
-        let both =
-            |all: &BTreeSet<u32>, some: &BTreeSet<u32>| count(&all.intersection(some).copied().collect());
-        Coverage {
-            branches: count(&branches),
-            branches_covered: both(&branches, &score.branches),
-            branches_covered_baseline: baseline.map_or(0, |base| both(&branches, &base.branches)),
-            lines: count(&lines),
-            lines_covered: both(&lines, &score.lines),
-            lines_covered_baseline: baseline.map_or(0, |base| both(&lines, &base.lines)),
-        }
-    }
-}
-
-fn compiled(compilation: &Compilation) -> Compiled {
-    let errors = compilation.diagnostics.iter().filter(|d| d.level == "error");
-    let spans = errors.flat_map(|error| error.spans.iter().filter(|span| span.is_primary));
-    Compiled {
-        success: compilation.success,
-        errors: spans.map(|span| span.byte_start..span.byte_end).collect(),
-        message: Some(first_error(compilation)),
-    }
-}
-
-fn first_error(compilation: &Compilation) -> String {
-    let error = compilation.diagnostics.iter().find(|d| d.level == "error");
-    let stopped = || compilation.stopped.clone().unwrap_or_else(|| "no error was given".to_owned());
-    error.map_or_else(stopped, |error| error.message.clone())
-}
-
 /// Runs a suite on the unchanged function, and, when it passes, on every mutant that its tests reach.
 /// `tests` as in [`subject::assemble`]: `None` is the row's own suite.
 ///
@@ -251,36 +167,58 @@ pub fn score_suite(
     let instrumented = !program.hook.is_empty();
     score.compiled = true;
     let (reach, longest) = baseline(harness, &binary, &program, options, &mut score)?;
-    let wall = mutant_wall(longest, options.wall);
     for seen in reach.values() {
         score.entered |= seen.entered;
         score.branches.extend(&seen.branches);
         score.lines.extend(&seen.lines);
     }
-    if !score.passed || !instrumented {
+    let has_mutants = prepared.not_instrumentable.is_none() || prepared.in_source.is_some();
+    if !score.passed || !has_mutants {
         return Ok(score);
     }
-    let chosen = choose(prepared, options);
-    let options = ScoreOptions { wall, ..options.clone() };
-    let decoy = prepared.instrumented.decoy();
-    let mut bench = Bench::new(harness, &binary, &reach, &options, decoy);
-    for mutant in &prepared.instrumented.mutants {
-        let outcome = if prepared.dropped.mutants.contains(&mutant.id) {
-            MutantOutcome { status: MutantStatus::CompileError, killed_by: None }
-        } else if chosen.contains(&mutant.id) {
-            match bench.run_mutant(mutant, &mut score)? {
-                Ok(outcome) => outcome,
-                Err(test) => {
-                    score.reject(&test);
-                    return Ok(score);
-                }
-            }
-        } else {
-            MutantOutcome { status: MutantStatus::Ignored, killed_by: None }
-        };
-        score.mutants.push(outcome);
+    let mut options = options.for_mutants(longest);
+    if !instrumented {
+        let most = if options.limit == 0 { usize::MAX } else { options.limit };
+        options.limit = most.min(source::MOST_IN_SOURCE);
     }
+    let suite = Suite { binary: &binary, tests: binary.tests(), reach: &reach };
+    let mut bench = Bench::new(harness, suite, &options, prepared.instrumented.decoy());
+    let ticks = reach.values().map(|seen| seen.ticks).max().unwrap_or(0);
+    let (unchanged, n_run, n_processes) = (None, 0, 0);
+    let mut in_source =
+        SourceBench { harness, prepared, tests, options: &options, ticks, unchanged, n_run, n_processes };
+    let chosen = choose(prepared, &options);
+    for mutant in &prepared.instrumented.mutants {
+        let outcome = if !prepared.is_viable(mutant.id) {
+            Ok(MutantOutcome::without_run(MutantStatus::CompileError))
+        } else if !chosen.contains(&mutant.id) {
+            Ok(MutantOutcome::without_run(MutantStatus::Ignored))
+        } else if instrumented && !score.entered {
+            Ok(MutantOutcome::without_run(MutantStatus::NoCoverage))
+        } else if instrumented && prepared.has_switch(mutant.id) {
+            bench.run_mutant(mutant.id, mutant.site)?
+        } else {
+            in_source.run_mutant(mutant.id)?
+        };
+        match outcome {
+            Ok(outcome) => score.mutants.push(outcome),
+            Err(test) => {
+                score.reject(&test);
+                break;
+            }
+        }
+    }
+    score.n_processes += bench.n_processes + in_source.n_processes;
+    // Without probes nothing else tells whether the function was called.
+    score.entered |= !score.killed().is_empty();
     Ok(score)
+}
+
+/// The first test that did not pass, in the order given.
+fn failed(tests: &[String], run: &TestRun) -> Option<(String, Verdict)> {
+    let mut verdicts = tests.iter().filter_map(|name| Some((name, run.verdicts.get(name)?.verdict)));
+    let failed = verdicts.find(|(_, verdict)| !matches!(verdict, Verdict::Passed | Verdict::Ignored));
+    failed.map(|(name, verdict)| (name.clone(), verdict))
 }
 
 /// The instrumented program; the plain one where instrumentation is in the way; nothing where the tests do not compile.
@@ -360,14 +298,8 @@ fn baseline(
     Ok((reach, longest))
 }
 
-/// What waits for ever ends here; the margin over a run that ends by itself is such that load does not decide.
-fn mutant_wall(unchanged: Duration, most: Duration) -> Duration {
-    const MARGIN: u32 = 100;
-    const LEAST: Duration = Duration::from_secs(5);
-    (unchanged * MARGIN).max(LEAST).min(most)
-}
-
-/// One verdict out of several runs. A message that is another in each run is left out.
+/// One verdict out of several runs. What a failing test says is left out where it is another thing each time, and where no
+/// second run bears it out: it may hold an address, or an order that chance made.
 fn merge(name: &str, runs: &[TestRun], program: &Program) -> TestOutcome {
     let missing = || TestOutcome {
         name: name.to_owned(),
@@ -381,7 +313,9 @@ fn merge(name: &str, runs: &[TestRun], program: &Program) -> TestOutcome {
         let message = Some("the runs do not agree".to_owned());
         return TestOutcome { verdict: Verdict::Flaky, message, ..first };
     }
-    let is_stable = outcomes.iter().all(|outcome| outcome.message == first.message);
+    let is_own = first.verdict == Verdict::Failed;
+    let is_stable =
+        outcomes.iter().all(|outcome| outcome.message == first.message) && (!is_own || outcomes.len() > 1);
     first.message = first.message.filter(|_| is_stable).map(|text| in_terms_of_the_tests(&text, program));
     first
 }
@@ -444,47 +378,29 @@ fn rank(seed: u64, id: u32) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Writes killed mutants into the source, one after the other, until one compiles, and runs the suite on it.
-/// `Some(true)` when the suite fails on it, as it must; `None` when no case could be made.
-///
-/// # Errors
-/// The compiler or a program can't be started.
-pub fn planted_bug_is_found(
-    harness: &Harness,
-    prepared: &Prepared,
-    tests: Option<&str>,
-    score: &SuiteScore,
-    options: &ScoreOptions,
-) -> Result<Option<bool>, ScoreError> {
-    const TRIES: usize = 3;
-    let is_killed = |id: &&u32| {
-        let outcome = score.mutants.get((**id as usize).wrapping_sub(1));
-        outcome.is_some_and(|outcome| outcome.status == MutantStatus::Killed)
-    };
-    for id in score.killed().iter().filter(is_killed).take(TRIES) {
-        if let Some(run) = run_planted(harness, prepared, *id, tests, options.wall)? {
-            return Ok(Some(run.verdicts.values().any(|test| test.verdict != Verdict::Passed)));
-        }
-    }
-    Ok(None)
-}
+#[cfg(test)]
+mod test {
+    use harness::TestRun;
+    use record::mutation::{TestOutcome, Verdict};
 
-/// Runs a suite on the function with one mutant written into its source: no switch, no probes, no fuel.
-/// `None` when that does not compile.
-///
-/// # Errors
-/// The compiler or a program can't be started.
-pub fn run_planted(
-    harness: &Harness,
-    prepared: &Prepared,
-    mutant: u32,
-    tests: Option<&str>,
-    wall: Duration,
-) -> Result<Option<TestRun>, ScoreError> {
-    let Some(source) = prepared.instrumented.planted(mutant, tests) else { return Ok(None) };
-    let Some(binary) = build_source(harness, &source, None, &mut SuiteScore::default())? else {
-        return Ok(None);
-    };
-    let options = RunOptions { env: BTreeMap::new(), only: None, wall, fail_fast: true };
-    Ok(Some(harness.run(&binary, &options)?))
+    use super::merge;
+    use crate::Instrumented;
+
+    fn run(verdict: Verdict, message: &str) -> TestRun {
+        let outcome = TestOutcome { name: "t".to_owned(), verdict, message: Some(message.to_owned()) };
+        TestRun { verdicts: [("t".to_owned(), outcome)].into(), ..TestRun::default() }
+    }
+
+    #[test]
+    fn a_message_that_no_second_run_bears_out_is_left_out() {
+        let row = crate::instrument::test::row("fn f() {}", &[], "");
+        let program = Instrumented::of(&row).unwrap().plain(None);
+        let merged = |runs: &[TestRun]| merge("t", runs, &program);
+        let failed = |message| run(Verdict::Failed, message);
+        assert_eq!(merged(&[failed("at 0x7f")]).message, None);
+        assert_eq!(merged(&[failed("at 0x7f"), failed("at 0x7e")]).message, None);
+        assert_eq!(merged(&[failed("no"), failed("no")]).message.as_deref(), Some("no"));
+        let stopped = run(Verdict::Timeout, "out of loop fuel");
+        assert_eq!(merged(std::slice::from_ref(&stopped)).message.as_deref(), Some("out of loop fuel"));
+    }
 }

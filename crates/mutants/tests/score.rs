@@ -3,11 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use harness::{Harness, Libraries, Limits, Toolchain, parallel_map};
-use mutants::MutantSite;
-use mutants::score::{Prepared, ScoreOptions, SuiteScore, planted_bug_is_found, run_planted, score_suite};
+use mutants::score::{Prepared, ScoreOptions, SuiteScore, planted_bug_is_found, score_suite};
 use record::corpus::{CorpusRow, LinkTier, Oracle, RowContext, RowMetadata, SourceClass};
 use record::mutation::{MutantStatus, Verdict};
 use sandbox::Sandbox;
@@ -65,7 +63,7 @@ impl Bench {
     }
 
     fn prepare(&self, function: &str, items: &[&str]) -> Prepared {
-        Prepared::new(&self.harness, &row(function, items)).unwrap()
+        Prepared::judged(&self.harness, &row(function, items)).unwrap()
     }
 
     fn score(&self, prepared: &Prepared, tests: &str) -> SuiteScore {
@@ -164,7 +162,7 @@ fn mutants_that_do_not_compile_are_taken_out_and_the_others_stay() {
 }
 
 fn unviable(prepared: &Prepared) -> Vec<String> {
-    let gone = prepared.instrumented.mutants.iter().filter(|m| prepared.dropped.mutants.contains(&m.id));
+    let gone = prepared.instrumented.mutants.iter().filter(|m| !prepared.is_viable(m.id));
     gone.map(|m| format!("{} -> {}", m.original, m.replacement)).collect()
 }
 
@@ -243,17 +241,20 @@ fn kept_its_meaning(bench: &Bench, path: &Path) -> Result<(), String> {
     }
 }
 
-/// A constant needs a constant function; such a function keeps its tests and has no mutants.
+/// A constant needs a constant function, and that can't ask which mutant is on: its mutants are written into the source.
 #[test]
-fn a_function_that_a_constant_needs_is_left_alone() {
+fn a_function_that_a_constant_needs_has_its_mutants_in_the_source() {
     let bench = Bench::new();
-    let prepared = bench.prepare(
+    let (prepared, score) = bench.run(
         "pub const fn shift(x: u8) -> u8 { x << 2 }",
         &["pub const TABLE: [u8; 2] = [shift(1), shift(2)];"],
+        "#[test] fn t() { assert_eq!(TABLE, [4, 8]); }",
     );
     assert!(prepared.not_instrumentable.is_some());
-    let score = bench.score(&prepared, "#[test] fn t() { assert_eq!(TABLE, [4, 8]); }");
-    assert!(score.passed && score.mutants.is_empty() && score.counts().is_none());
+    let counts = score.counts().unwrap();
+    assert_eq!((counts.killed, counts.survived, counts.in_source), (6, 0, 6), "{:?}", score.mutants);
+    assert!(score.entered);
+    assert_eq!(with_status(&prepared, &score, MutantStatus::CompileError), Vec::<String>::new());
 }
 
 #[test]
@@ -338,79 +339,3 @@ fn a_limit_takes_mutants_from_all_operators() {
         .collect();
     assert_eq!(tried, ["ReturnValue", "EqualityOperator"]);
 }
-
-/// The switch and the source must say the same of every mutant: each one is written into the source, compiled for itself
-/// and run.
-#[test]
-fn each_mutant_does_under_the_switch_what_it_does_in_the_source() {
-    let bench = Bench::new();
-    for (function, tests) in CROSS_CHECKED {
-        let (prepared, score) = bench.run(function, &[], tests);
-        let viable: Vec<&MutantSite> = prepared.viable().collect();
-        // Most of the time goes into waiting for those that hang.
-        let planted = parallel_map(4, &viable, |_, mutant| {
-            run_planted(&bench.harness, &prepared, mutant.id, Some(tests), Duration::from_secs(4)).unwrap()
-        });
-        for (mutant, run) in viable.iter().zip(planted) {
-            let run = run.unwrap_or_else(|| panic!("{mutant:?} compiles under the switch alone"));
-            let first =
-                run.verdicts.values().find(|test| test.verdict != Verdict::Passed).map(|test| test.verdict);
-            let in_source = match first {
-                None => MutantStatus::Survived,
-                Some(Verdict::Timeout) => MutantStatus::Timeout,
-                Some(_) => MutantStatus::Killed,
-            };
-            let switched = match score.mutants[mutant.id as usize - 1].status {
-                MutantStatus::NoCoverage => MutantStatus::Survived,
-                status => status,
-            };
-            assert_eq!(switched, in_source, "{function}\n{mutant:?}");
-        }
-    }
-}
-
-const CROSS_CHECKED: [(&str, &str); 3] = [
-    (
-        "pub fn longest_run(values: &[i32]) -> usize {
-    let (mut best, mut run) = (0, 1);
-    for i in 1..values.len() {
-        if values[i] == values[i - 1] && values[i] != 0 {
-            run += 1;
-        } else {
-            run = 1;
-        }
-        best = best.max(run);
-    }
-    best
-}",
-        "#[test] fn runs() { assert_eq!(longest_run(&[1, 1, 2, 2, 2, 3]), 3); assert_eq!(longest_run(&[]), 0); }",
-    ),
-    (
-        "pub fn digits(mut n: u32) -> Vec<u32> {
-    let mut out = Vec::new();
-    while n > 9 {
-        out.push(n % 10);
-        n /= 10;
-    }
-    out.push(n);
-    out.reverse();
-    out
-}",
-        "#[test] fn of_a_number() { assert_eq!(digits(120), [1, 2, 0]); assert_eq!(digits(7), [7]); }",
-    ),
-    (
-        "pub fn find(text: &str, wanted: char) -> Option<usize> {
-    let mut depth = 0;
-    for (i, c) in text.char_indices() {
-        match c {
-            '(' => depth += 1,
-            ')' if depth > 0 => depth -= 1,
-            c if c == wanted && depth == 0 => return Some(i),
-            _ => continue,
-        }
-    }
-    None
-}",
-        "#[test] fn outside() { assert_eq!(find(\"(a)ba\", 'a'), Some(4)); assert_eq!(find(\")b\", 'b'), Some(1)); }",
-    ),
-];

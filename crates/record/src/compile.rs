@@ -30,6 +30,9 @@ pub struct CompileResult {
     pub task_id: String,
     pub sample_idx: u32,
     pub round: u32,
+    /// SHA-256 of the completion, in hex: which sample this is about, whatever its number. Empty: not said.
+    #[serde(default)]
+    pub completion_sha256: String,
     /// The test code taken out of the completion: what was compiled.
     pub tests: String,
     /// Refused before compiling (`include!`, `std::process`, ...), with the reason.

@@ -23,6 +23,9 @@ pub struct SampleResult {
     pub task_id: String,
     pub sample_idx: u32,
     pub round: u32,
+    /// SHA-256 of the tests that were run, in hex: those that the compile results hold. Empty: not said.
+    #[serde(default)]
+    pub tests_sha256: String,
     pub stratum: Option<String>,
     pub compiled: bool,
     /// Compiled, has at least one test, and every test passed on the unchanged function, each of `runs` times.
@@ -66,6 +69,10 @@ pub struct MutantCounts {
     /// Does not compile: leaves the score.
     pub unviable: u32,
     pub ignored: u32,
+    /// Of killed, timeout and survived: run written into the source, each in a program of its own, because they do not
+    /// compile under the switch.
+    #[serde(default)]
+    pub in_source: u32,
 }
 
 /// Of the focal function alone.
@@ -83,7 +90,7 @@ pub struct Coverage {
 /// Experiments whose outcome is known beforehand; a harness that gets them wrong measures nothing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Controls {
-    /// The row's own tests against a planted bug: must fail.
+    /// The row's own tests must pass on its function, kill, and fail on a planted bug.
     pub planted_bug: Control,
     /// `assert!(true)`: must kill nothing.
     pub vacuous_test: Control,

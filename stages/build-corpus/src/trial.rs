@@ -4,19 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use harness::{Build, CrateKind, Harness, HarnessError, RunOptions, TestBinary, TestProgram, TestRun};
-use mutants::score::{Prepared, ScoreError};
-use mutants::{Dropped, ENV_FUEL, ENV_MUTANT, Instrumented, MutantError, Reach};
+use mutants::score::{Bench, Prepared, ScoreError, ScoreOptions, Suite};
+use mutants::{Instrumented, MutantError, Reach};
 use record::corpus::{CorpusRow, SourceClass};
-use record::mutation::Verdict;
+use record::mutation::{MutantStatus, Verdict};
 use stage_kit::StageError;
 
 use crate::properties::{self, Law};
 
 /// One run of all tests of a row may take this long.
 const MAX_WALL: Duration = Duration::from_secs(1);
-/// Fuel of a mutant, as a multiple of what the function itself takes.
-const FUEL_FACTOR: u64 = 20;
-const MIN_FUEL: u64 = 20_000;
 
 /// What became of a row.
 #[derive(Debug)]
@@ -90,17 +87,16 @@ impl Court {
         } else {
             Vec::new()
         };
-        let prepared = Prepared::new(&self.harness, &row)?;
+        let mut prepared = Prepared::new(&self.harness, &row)?;
         if let Some(why) = prepared.not_instrumentable {
             return Ok(dropped("not_instrumentable", why));
         }
-        let dropped_mutants = prepared.dropped;
-        let (laws, program) = match self.with_laws(&row, laws, &dropped_mutants)? {
+        let (laws, program) = match self.with_laws(&row, laws, &prepared)? {
             Ok(ready) => ready,
             Err(why) => return Ok(dropped("not_instrumentable", why)),
         };
         let is_law = |name: &str| laws.iter().find(|law| name == format!("property_tests::{}", law.name));
-        let first = self.run(&program.binary, 0, None)?;
+        let first = self.run(&program, 0, None)?;
         let holding: BTreeSet<&str> = laws
             .iter()
             .filter(|l| passed(&first, &format!("property_tests::{}", l.name)))
@@ -108,13 +104,12 @@ impl Court {
             .collect();
         let kept = properties::keep(&laws, |law: &Law| holding.contains(law.name.as_str()));
         let names: Vec<String> = program
-            .binary
             .tests()
             .iter()
             .filter(|name| is_law(name).is_none_or(|law| kept.contains(&law)))
             .cloned()
             .collect();
-        let (names, kept) = match self.repeat(&program.binary, &first, names, kept)? {
+        let (names, kept) = match self.repeat(&program, &first, names, kept)? {
             Repeated::Stable(names, kept) => (names, kept),
             Repeated::Unstable(outcome) => return Ok(outcome),
         };
@@ -125,7 +120,7 @@ impl Court {
                 return Ok(dropped("does_not_compile", error));
             }
         }
-        self.kill(row, &program, &dropped_mutants, &first, &names)
+        self.kill(row, &mut prepared, &program, &first, &names)
     }
 
     fn compile_error(&self, row: &CorpusRow) -> Result<Option<String>, TrialError> {
@@ -137,13 +132,17 @@ impl Court {
         Ok(Some(first.map_or_else(|| compilation.stopped.clone().unwrap_or_default(), |d| d.message.clone())))
     }
 
-    /// The program with all mutants and all tests in it, or why it can't be made.
-    fn prepare(&self, row: &CorpusRow, dropped: &Dropped) -> Result<Result<Program, String>, TrialError> {
+    /// The program with all mutants and all tests of `row` in it, or why it can't be made.
+    fn program(
+        &self,
+        row: &CorpusRow,
+        prepared: &Prepared,
+    ) -> Result<Result<TestBinary, String>, TrialError> {
         let instrumented = Instrumented::of(row)?;
-        let program = instrumented.program(None, dropped);
+        let program = instrumented.program(None, &prepared.dropped);
         let program = TestProgram::new(&program.source, Some(&program.hook))?;
         Ok(match self.harness.build(&program)? {
-            Build::Ready(binary) => Ok(Program { instrumented, binary }),
+            Build::Ready(binary) => Ok(binary),
             Build::Failed(compilation) => {
                 let error =
                     compilation.diagnostics.into_iter().find(|d| d.level == "error").map(|d| d.message);
@@ -158,17 +157,17 @@ impl Court {
         &self,
         row: &CorpusRow,
         laws: Vec<Law>,
-        dropped: &Dropped,
-    ) -> Result<Result<(Vec<Law>, Program), String>, TrialError> {
+        prepared: &Prepared,
+    ) -> Result<Result<(Vec<Law>, TestBinary), String>, TrialError> {
         let weakest: Vec<Law> = laws.iter().filter(|law| law.key == properties::NO_PANIC).cloned().collect();
         for laws in [laws, weakest].into_iter().filter(|laws| !laws.is_empty()) {
             let mut trial = row.clone();
             trial.property_tests = Some(properties::block(&laws.iter().collect::<Vec<_>>()));
-            if let Ok(program) = self.prepare(&trial, dropped)? {
+            if let Ok(program) = self.program(&trial, prepared)? {
                 return Ok(Ok((laws, program)));
             }
         }
-        Ok(self.prepare(row, dropped)?.map(|program| (Vec::new(), program)))
+        Ok(self.program(row, prepared)?.map(|program| (Vec::new(), program)))
     }
 
     fn run(&self, binary: &TestBinary, times: u32, only: Option<Vec<String>>) -> Result<TestRun, TrialError> {
@@ -211,55 +210,47 @@ impl Court {
         Ok(Repeated::Stable(names, kept))
     }
 
-    /// Counts the mutants that the tests kill.
+    /// Counts the mutants that the tests kill, by the rules by which generated tests are scored: what fails with the
+    /// function as it is kills nothing, and a mutant must compile in the source.
     fn kill(
         &self,
         mut row: CorpusRow,
-        program: &Program,
-        dropped_mutants: &Dropped,
+        prepared: &mut Prepared,
+        program: &TestBinary,
         first: &TestRun,
         names: &[String],
     ) -> Result<Outcome, TrialError> {
-        let mut reach = Reach::default();
-        let mut by_test = BTreeMap::new();
-        for name in names {
-            if let Some(one) = first.extra.get(name).and_then(|text| Reach::parse(text)) {
-                reach.merge(&one);
-                by_test.insert(name.clone(), one);
-            }
-        }
-        if !reach.entered {
+        let reach: BTreeMap<String, Reach> = names
+            .iter()
+            .filter_map(|name| Some((name.clone(), Reach::parse(first.extra.get(name)?)?)))
+            .collect();
+        if !reach.values().any(|seen| seen.entered) {
             return Ok(dropped("does_not_call_the_function", ""));
         }
-        let fuel = reach.ticks.saturating_mul(FUEL_FACTOR).max(MIN_FUEL);
-        let mut reached = Vec::new();
-        for mutant in &program.instrumented.mutants {
-            let tests: Vec<String> = by_test
-                .iter()
-                .filter(|(_, r)| r.sites.contains(&mutant.site))
-                .map(|(n, _)| n.clone())
-                .collect();
-            if !dropped_mutants.mutants.contains(&mutant.id) && !tests.is_empty() {
-                reached.push((mutant.id, tests));
+        let reached = |site| reach.values().any(|seen| seen.sites.contains(&site));
+        let mutants = prepared.instrumented.mutants.iter();
+        let reached: Vec<(u32, u32)> = mutants
+            .filter(|mutant| prepared.has_switch(mutant.id) && reached(mutant.site))
+            .map(|mutant| (mutant.id, mutant.site))
+            .collect();
+        let options = ScoreOptions::default().for_mutants(first.wall);
+        let suite = Suite { binary: program, tests: names, reach: &reach };
+        let mut bench = Bench::new(&self.harness, suite, &options, prepared.instrumented.decoy());
+        let mut killed = Vec::new();
+        for (id, site) in spread(reached, self.max_mutants) {
+            match bench.run_mutant(id, site)? {
+                Ok(outcome) if matches!(outcome.status, MutantStatus::Killed | MutantStatus::Timeout) => {
+                    killed.push(id);
+                }
+                Ok(_) => {}
+                Err(test) => return Ok(dropped("not_about_the_function", test)),
             }
         }
-        let mut killed = 0;
-        for (id, reaching) in spread(reached, self.max_mutants) {
-            let mut options = RunOptions {
-                only: Some(reaching),
-                fail_fast: true,
-                wall: MAX_WALL * 10,
-                ..RunOptions::default()
-            };
-            options.env.insert(ENV_MUTANT.to_owned(), id.to_string());
-            options.env.insert(ENV_FUEL.to_owned(), fuel.to_string());
-            let run = self.harness.run(&program.binary, &options)?;
-            killed += u32::from(run.verdicts.values().any(|v| v.verdict != Verdict::Passed));
-        }
+        let killed = prepared.compile_in_source(&self.harness, killed)?.len();
         if killed == 0 {
             return Ok(dropped("kills_no_mutant", ""));
         }
-        row.metadata.mutants_killed = killed;
+        row.metadata.mutants_killed = u32::try_from(killed).unwrap_or(u32::MAX);
         Ok(Outcome::Kept(Box::new(row)))
     }
 }
@@ -272,11 +263,6 @@ fn spread<T>(items: Vec<T>, most: usize) -> Vec<T> {
     }
     let chosen: BTreeSet<usize> = (0..most).map(|i| i * n / most).collect();
     items.into_iter().enumerate().filter(|(i, _)| chosen.contains(i)).map(|(_, item)| item).collect()
-}
-
-struct Program {
-    instrumented: Instrumented,
-    binary: TestBinary,
 }
 
 enum Repeated<'l> {

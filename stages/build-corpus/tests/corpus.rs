@@ -314,6 +314,32 @@ fn a_hand_written_row_that_does_not_hold_is_an_error_that_names_it() {
     assert!(!world.path("corpus").exists());
 }
 
+/// Only tests that reach a mutant are run on it. A test that needs another one before it fails then whatever the function
+/// does, and that is no kill here as it is none where generated tests are scored.
+#[test]
+fn a_test_that_fails_by_running_alone_kills_nothing() {
+    let function = "pub fn clamp(x: i32, lo: i32, hi: i32) -> i32 {\n    if x < lo { lo } else if x > hi { hi } else { x }\n}";
+    let tests = "#[cfg(test)]\nmod tests {\n    use super::*;\n    use std::sync::atomic::{AtomicBool, Ordering::SeqCst};\n    \
+                 static READY: AtomicBool = AtomicBool::new(false);\n\n    \
+                 #[test]\n    fn a_prepares() {\n        READY.store(true, SeqCst);\n    }\n\n    \
+                 #[test]\n    fn b_needs_it() {\n        for x in [1, 5, 12] {\n            let _ = clamp(x, 2, 9);\n        }\n        \
+                 assert!(READY.load(SeqCst));\n    }\n}\n";
+    let world = World::new(&[("words", "MIT", WORDS)]);
+    world.write("curated/clamp.rs", &format!("// focal\n{function}\n\n{tests}"));
+    let error = world.run().unwrap_err();
+    assert!(error.to_string().contains("clamp: kills_no_mutant"), "{error}");
+}
+
+/// A mutant that compiles beside the original alone is none: the switch keeps what a type is inferred from.
+#[test]
+fn only_mutants_that_compile_in_the_source_are_counted() {
+    let function = "pub fn push_all(text: &str) {\n    let mut seen = Vec::new();\n    for c in text.chars() {\n        seen.push(c);\n    }\n    assert_eq!(seen.len(), text.chars().count());\n}";
+    let world = World::new(&[("words", "MIT", WORDS)]);
+    world.write("curated/push_all.rs", &hand_written(function, "push_all(\"abc\");"));
+    let error = world.run().unwrap_err();
+    assert!(error.to_string().contains("push_all: kills_no_mutant"), "{error}");
+}
+
 #[test]
 fn a_source_list_of_no_use_is_an_error_that_says_where() {
     let world = World::new(&[]);

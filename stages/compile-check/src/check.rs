@@ -3,7 +3,9 @@
 use harness::{Compilation, CrateKind, Harness, HarnessError};
 use record::compile::{CompileResult, Diagnostic, FixAttempt, Similarity, Span, TestFacts};
 use record::corpus::CorpusRow;
+use record::generation::Sample;
 use scores::tokens::Tokenizer;
+use stage_kit::digest::sha256_hex;
 use subject::{FocalFn, assemble, facts};
 
 use crate::places::{Part, plain_error};
@@ -28,12 +30,13 @@ pub(crate) struct Judged {
 }
 
 impl Judged {
-    pub(crate) fn result(&self, task_id: &str, sample_idx: u32, round: u32) -> CompileResult {
+    pub(crate) fn result(&self, sample: &Sample) -> CompileResult {
         let judged = self.clone();
         CompileResult {
-            task_id: task_id.to_owned(),
-            sample_idx,
-            round,
+            task_id: sample.task_id.clone(),
+            sample_idx: sample.sample_idx,
+            round: sample.round,
+            completion_sha256: sha256_hex(&sample.completion),
             tests: judged.tests,
             refused: judged.refused,
             parses: judged.parses,

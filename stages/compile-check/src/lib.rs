@@ -82,7 +82,7 @@ impl Stage for CompileCheck {
             let Some(judged) = judged.map_err(failed)? else { continue };
             for idx in sample_idxs {
                 let sample = &samples[*idx];
-                results.insert(*idx, judged.result(&sample.task_id, sample.sample_idx, sample.round));
+                results.insert(*idx, judged.result(sample));
             }
         }
         let results = CompileResults {

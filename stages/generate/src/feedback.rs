@@ -92,6 +92,7 @@ mod tests {
 
     fn result(task: &str, sample_idx: u32, round: u32, type_checks: Option<bool>) -> CompileResult {
         CompileResult {
+            completion_sha256: String::new(),
             task_id: task.into(),
             sample_idx,
             round,

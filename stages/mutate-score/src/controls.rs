@@ -19,12 +19,19 @@ pub(crate) struct RowControls {
 
 const VACUOUS: &str = "#[test]\nfn vacuous() {\n    assert!(true);\n}\n";
 
-/// The next row with a function of another name and tests of its own.
+/// The next row with a function of another name and tests of its own. A row that knows that name would understand the
+/// tests: they might well be about its function, too.
 pub(crate) fn stranger<'r>(rows: &[&'r CorpusRow], own: usize) -> Option<&'r CorpusRow> {
     let name = |row: &CorpusRow| FocalFn::of(row).map(|focal| focal.name).ok();
     let own_name = name(rows[own]);
+    let knows = |name: &str| {
+        let texts = rows[own].context.items.iter().chain([&rows[own].function_code]);
+        let is_word = |c: char| c.is_alphanumeric() || c == '_';
+        texts.flat_map(|text| text.split(|c| !is_word(c))).any(|word| word == name)
+    };
+    let is_strange = |other: Option<String>| other != own_name && !other.is_some_and(|name| knows(&name));
     let after = rows.iter().cycle().skip(own + 1).take(rows.len().saturating_sub(1));
-    after.copied().find(|row| !row.unit_tests.trim().is_empty() && name(row) != own_name)
+    after.copied().find(|row| !row.unit_tests.trim().is_empty() && is_strange(name(row)))
 }
 
 pub(crate) fn run(
@@ -33,8 +40,9 @@ pub(crate) fn run(
     own: &SuiteScore,
     stranger: Option<&CorpusRow>,
 ) -> Result<RowControls, ScoreError> {
-    let mut controls = RowControls::default();
-    if own.passed {
+    let mut controls =
+        RowControls { planted_bug: reference_fails(work, prepared, own), ..Default::default() };
+    if own.passed && controls.planted_bug.is_none() {
         controls.planted_bug = planted_bug_is_found(work.harness, prepared, None, own, work.options)?;
         controls.n_suites += u32::from(controls.planted_bug.is_some());
         controls.n_processes += u32::from(controls.planted_bug.is_some());
@@ -61,6 +69,16 @@ pub(crate) fn run(
     Ok(controls)
 }
 
+/// `Some(false)`: the row's own tests do not pass on its function, or kill no mutant although the corpus says that they do.
+/// Where those fail nothing can be said of others.
+fn reference_fails(work: &Work<'_>, prepared: &Prepared, own: &SuiteScore) -> Option<bool> {
+    let has_tests = !own.compiled || !own.tests.is_empty();
+    let runs_all = work.options.limit == 0 && prepared.viable().next().is_some();
+    let is_known_to_kill = prepared.instrumented.row().metadata.mutants_killed > 0;
+    let is_blind = own.passed && runs_all && is_known_to_kill && own.killed().is_empty();
+    (has_tests && !own.passed || is_blind).then_some(false)
+}
+
 pub(crate) fn sum<'c>(rows: impl Iterator<Item = &'c RowControls>) -> Controls {
     let rows: Vec<&RowControls> = rows.collect();
     let control = |expected: &str, of: fn(&RowControls) -> Option<bool>| {
@@ -75,7 +93,7 @@ pub(crate) fn sum<'c>(rows: impl Iterator<Item = &'c RowControls>) -> Controls {
     };
     Controls {
         planted_bug: control(
-            "a mutant that the function's own tests kill is written into its source: the same tests fail there",
+            "the function's own tests pass on it, kill, and fail where such a mutant is written into its source",
             |row| row.planted_bug,
         ),
         vacuous_test: control("`assert!(true)` passes and kills nothing", |row| row.vacuous_test),

@@ -91,6 +91,13 @@ fn verdict(out: &mut String, report: &MutationReport, raw: &BTreeMap<&str, &Samp
         passed.len(),
         percent(killed, counted)
     );
+    let in_source = raw.values().filter_map(|s| s.mutants).map(|m| m.in_source).sum::<u32>();
+    if in_source > 0 {
+        put!(
+            out,
+            "<p>{in_source} of them do not compile under the switch; each was written into the source and compiled for itself.</p>\n"
+        );
+    }
     put!(
         out,
         "<p>A mutant is the function with one small change. Score = (killed + timed out) / (all − those that do not \

@@ -1,6 +1,6 @@
 //! `mutation.json` and `coverage.json`: the raw sample of each function, mutant by mutant, branch by branch.
 
-use mutants::score::{Prepared, SuiteScore};
+use mutants::score::{MutantOutcome, Prepared, SuiteScore};
 use record::Map;
 use record::mutation::{
     BranchCoverage, CoverageReport, FunctionCoverage, LineCoverage, MUTATION_SCHEMA_VERSION, Mutant,
@@ -34,7 +34,11 @@ fn mutant(row: &ReadyRow<'_>, prepared: &Prepared, sample: &ScoredSample<'_>, i:
     let site = &prepared.instrumented.mutants[i];
     let outcome = sample.score.as_ref().and_then(|score| score.mutants.get(i));
     let (status, reason, killed_by) = match outcome {
-        Some(outcome) => (outcome.status, None, outcome.killed_by.iter().cloned().collect()),
+        Some(outcome) => (
+            outcome.status,
+            reason_of(prepared, outcome, site.id),
+            outcome.killed_by.iter().cloned().collect(),
+        ),
         None => {
             let (status, reason) = without_run(prepared, sample, site.id);
             (status, Some(reason), Vec::new())
@@ -51,13 +55,26 @@ fn mutant(row: &ReadyRow<'_>, prepared: &Prepared, sample: &ScoredSample<'_>, i:
     }
 }
 
+fn reason_of(prepared: &Prepared, outcome: &MutantOutcome, id: u32) -> Option<String> {
+    let reason = match outcome.status {
+        MutantStatus::Ignored if outcome.in_source => {
+            "left out: the others of the function that have to be compiled each for itself were enough"
+        }
+        MutantStatus::CompileError => unviable(prepared, id),
+        _ if outcome.in_source => "run in the source: it does not compile under the switch",
+        _ => return None,
+    };
+    Some(reason.to_owned())
+}
+
+fn unviable(prepared: &Prepared, id: u32) -> &'static str {
+    if prepared.has_switch(id) { "compiles under the switch alone" } else { "does not type-check" }
+}
+
 /// The status of a mutant that no test was run on, and why.
 fn without_run(prepared: &Prepared, sample: &ScoredSample<'_>, id: u32) -> (MutantStatus, String) {
-    if let Some(why) = &prepared.not_instrumentable {
-        return (MutantStatus::Ignored, format!("the function can't carry mutants: {why}"));
-    }
-    if prepared.dropped.mutants.contains(&id) {
-        return (MutantStatus::CompileError, "does not type-check".to_owned());
+    if !prepared.is_viable(id) {
+        return (MutantStatus::CompileError, unviable(prepared, id).to_owned());
     }
     let why = match &sample.score {
         _ if !is_compiled(sample.compile) => "the tests do not compile",

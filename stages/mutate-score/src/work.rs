@@ -8,6 +8,7 @@ use record::compile::CompileResult;
 use record::corpus::CorpusRow;
 use record::generation::Sample;
 use record::mutation::{Controls, SampleResult};
+use stage_kit::digest::sha256_hex;
 use stage_kit::{Context, Progress, Result};
 
 use crate::controls::{self, RowControls};
@@ -144,10 +145,12 @@ impl<'w> Work<'w> {
         if self.context.is_cancelled() {
             return Ok(ready);
         }
-        let prepared = match Prepared::new(self.harness, row) {
+        let prepared = match Prepared::judged(self.harness, row) {
             Ok(prepared) => prepared,
             Err(error @ (ScoreError::Row(_) | ScoreError::Mutant(_))) => {
                 ready.prepared = Err(error.to_string());
+                // A row of the corpus compiles, or it would not be one.
+                ready.controls.planted_bug = controlled.then_some(false);
                 return Ok(ready);
             }
             Err(error) => return Err(error),
@@ -167,7 +170,7 @@ impl<'w> Work<'w> {
             (Err(why), _) => self.context.warn(&format!("row `{id}`: {why}; its samples can't be run")),
             (Ok(prepared), own) => {
                 if let Some(why) = &prepared.not_instrumentable {
-                    self.context.warn(&format!("row `{id}` can't carry mutants: {why}"));
+                    self.context.warn(&format!("row `{id}` can't carry its mutants: {why}; some are written into the source, each for itself"));
                 }
                 if let Some(own) = own.as_ref().filter(|own| !own.passed && !own.tests.is_empty()) {
                     let name = own.tests.iter().find(|t| t.verdict != record::mutation::Verdict::Passed);
@@ -224,6 +227,7 @@ impl Scored<'_> {
             task_id: scored.sample.task_id.clone(),
             sample_idx: scored.sample.sample_idx,
             round: scored.sample.round,
+            tests_sha256: sha256_hex(&scored.compile.tests),
             stratum: row.and_then(|row| row.row.metadata.stratum.clone()),
             compiled: is_compiled(scored.compile),
             passed,

@@ -12,6 +12,7 @@ use record::corpus::{CorpusRow, LinkTier, Oracle, RowContext, RowMetadata, Sourc
 use record::generation::{FinishReason, Sample};
 use record::libs::{LIBS_SCHEMA_VERSION, PrebuiltLibs};
 use record::mutation::{CoverageReport, MutantStatus, MutationReport, SelectedSuite, TestResults, Verdict};
+use stage_kit::digest::sha256_hex;
 use stage_kit::{ContextBuilder, ExitCode, StageError, files};
 
 const CLAMP: &str = "pub fn clamp(x: i32, lo: i32, hi: i32) -> i32 {
@@ -88,6 +89,7 @@ fn compiled(sample: &Sample, links: bool) -> CompileResult {
         task_id: sample.task_id.clone(),
         sample_idx: sample.sample_idx,
         round: sample.round,
+        completion_sha256: sha256_hex(&sample.completion),
         tests: sample.completion.clone(),
         refused: None,
         parses: true,
@@ -229,6 +231,86 @@ fn verdicts_mutants_coverage_and_controls_come_out_as_counted_by_hand() {
         assert_eq!(fs::read(out.join(file)).unwrap(), fs::read(second.join(file)).unwrap(), "{file} differs");
     }
     assert!(case.path("first-timings/summary.json").exists());
+}
+
+/// What is known beforehand and comes out otherwise: the reference itself is broken, or the harness is.
+#[test]
+fn a_reference_that_fails_or_kills_nothing_breaks_the_control() {
+    let wrong = "#[test]\nfn wrong() { assert_eq!(clamp(1, 2, 9), 1); }";
+    let blind = "#[test]\nfn blind() { let _ = clamp(1, 2, 9); }";
+    let uncompiled = "#[test]\nfn uncompiled() { clamp(\"x\"); }";
+    let hanging = "#[test]\nfn hanging() { loop { clamp(1, 2, 9); } }";
+    for tests in [wrong, blind, uncompiled, hanging] {
+        let rows = vec![row("a/clamp", CLAMP, tests), row("b/sum", SUM, SUM_TESTS)];
+        let case = Case::new(&rows, &[("a/clamp", 0, CLAMP_TESTS, true), ("b/sum", 0, SUM_TESTS, true)]);
+        let out = case.run("out").unwrap();
+        let results: TestResults = files::read_json(&out.join("test_results.json")).unwrap();
+        let control = &results.controls.planted_bug;
+        assert_eq!((control.as_expected, control.cases, control.holds), (1, 2, Some(false)), "{tests}");
+        assert_eq!(results.controls.vacuous_test.holds, Some(true), "{tests}");
+    }
+    let broken = vec![
+        row("a/clamp", CLAMP, CLAMP_TESTS),
+        row("b/sum", "pub fn sum(n: u32) -> u32 { n + \"\" }", SUM_TESTS),
+    ];
+    let case = Case::new(&broken, &[("a/clamp", 0, CLAMP_TESTS, true), ("b/sum", 0, SUM_TESTS, true)]);
+    let out = case.run("out").unwrap();
+    let results: TestResults = files::read_json(&out.join("test_results.json")).unwrap();
+    assert_eq!((results.controls.planted_bug.cases, results.controls.planted_bug.holds), (2, Some(false)));
+    let page = fs::read_to_string(out.join("mutation_report.html")).unwrap();
+    assert!(page.contains("<b class=\"bad\">no</b>"));
+}
+
+/// A row in whose context another row's function stands understands that row's tests: they are no stranger's.
+#[test]
+fn tests_of_a_function_that_the_row_knows_are_not_taken_for_a_strangers() {
+    let outer = "pub fn outer(x: u32) -> u32 { inner(x) * 2 }";
+    let tests = "#[test]\nfn doubles() { assert_eq!(outer(3), 8); }";
+    let inner = "pub fn inner(x: u32) -> u32 { x + 1 }";
+    let with = |mut row: CorpusRow, item: &str| {
+        row.context.items.push(item.to_owned());
+        row
+    };
+    let inner_tests = "#[test]\nfn adds() { assert_eq!(inner(3), 4); }";
+    let rows = vec![
+        with(row("a/inner", inner, inner_tests), outer),
+        with(row("b/outer", outer, tests), inner),
+        row("c/sum", SUM, SUM_TESTS),
+    ];
+    let samples =
+        [("a/inner", 0, inner_tests, true), ("b/outer", 0, tests, true), ("c/sum", 0, SUM_TESTS, true)];
+    let case = Case::new(&rows, &samples);
+    let out = case.run("out").unwrap();
+    let results: TestResults = files::read_json(&out.join("test_results.json")).unwrap();
+    let control = &results.controls.shuffled_pairing;
+    assert_eq!((control.as_expected, control.cases, control.holds), (3, 3, Some(true)));
+}
+
+/// `65 as char` has no mutant under the switch; in the source it has three.
+#[test]
+fn mutants_that_compile_in_the_source_alone_are_run_counted_and_said() {
+    let letter = "pub fn letter(upper: bool) -> char { if upper { 65 as char } else { 'a' } }";
+    let tests = "#[test]\nfn upper() { assert_eq!(letter(true), 'A'); }";
+    let case = Case::new(&[row("a/letter", letter, tests)], &[("a/letter", 0, tests, true)]);
+    let out = case.run("out").unwrap();
+    let results: TestResults = files::read_json(&out.join("test_results.json")).unwrap();
+    let counts = results.samples[0].mutants.unwrap();
+    assert_eq!((counts.unviable, counts.in_source), (0, 3), "{counts:?}");
+    let report: MutationReport = files::read_json(&out.join("mutation.json")).unwrap();
+    let of_literal =
+        report.files["a/letter.rs"].mutants.iter().filter(|m| m.mutator_name == "IntegerLiteral");
+    for mutant in of_literal {
+        assert_eq!(
+            (mutant.status, mutant.killed_by.as_slice()),
+            (MutantStatus::Killed, &["upper".to_owned()][..])
+        );
+        assert_eq!(
+            mutant.status_reason.as_deref(),
+            Some("run in the source: it does not compile under the switch")
+        );
+    }
+    let page = fs::read_to_string(out.join("mutation_report.html")).unwrap();
+    assert!(page.contains("3 of them do not compile under the switch"), "{page}");
 }
 
 #[test]

@@ -5,71 +5,74 @@ use std::collections::BTreeMap;
 use harness::{Harness, RunOptions, TestBinary};
 use record::mutation::{MutantStatus, Verdict};
 
-use super::{MutantOutcome, ScoreError, ScoreOptions, SuiteScore, env};
-use crate::{MutantSite, Reach};
+use super::{MutantOutcome, ScoreError, ScoreOptions, env, failed};
+use crate::Reach;
 
-/// A suite that passes, with what it takes to run it on mutants.
-pub(super) struct Bench<'b> {
+/// A suite that passes: what there is of it, which tests count, and what each reaches.
+#[derive(Debug, Clone, Copy)]
+pub struct Suite<'b> {
+    pub binary: &'b TestBinary,
+    pub tests: &'b [String],
+    pub reach: &'b BTreeMap<String, Reach>,
+}
+
+/// Runs a suite on mutants under the switch.
+#[derive(Debug)]
+pub struct Bench<'b> {
     harness: &'b Harness,
-    binary: &'b TestBinary,
-    reach: &'b BTreeMap<String, Reach>,
+    suite: Suite<'b>,
     options: &'b ScoreOptions,
     decoy: u32,
     /// Tests that were to run -> tests that do, or the one that tells a mutant from the function where there is none.
     tried: BTreeMap<Vec<String>, Result<Vec<String>, String>>,
+    pub n_processes: u32,
 }
 
 impl<'b> Bench<'b> {
-    pub(super) fn new(
-        harness: &'b Harness,
-        binary: &'b TestBinary,
-        reach: &'b BTreeMap<String, Reach>,
-        options: &'b ScoreOptions,
-        decoy: u32,
-    ) -> Self {
-        Self { harness, binary, reach, options, decoy, tried: BTreeMap::new() }
+    /// `decoy` is that of the instrumented function.
+    pub fn new(harness: &'b Harness, suite: Suite<'b>, options: &'b ScoreOptions, decoy: u32) -> Self {
+        Self { harness, suite, options, decoy, tried: BTreeMap::new(), n_processes: 0 }
     }
 
-    /// An error is the name of a test that fails on the unchanged function once it is run as on a mutant.
-    pub(super) fn run_mutant(
+    /// Runs the tests that reach the mutant's site. An error is the name of a test that fails on the unchanged function
+    /// once it is run as on a mutant.
+    ///
+    /// # Errors
+    /// A program can't be started.
+    pub fn run_mutant(
         &mut self,
-        mutant: &MutantSite,
-        score: &mut SuiteScore,
+        mutant: u32,
+        site: u32,
     ) -> Result<Result<MutantOutcome, String>, ScoreError> {
+        let outcome = |status, killed_by| MutantOutcome { status, killed_by, in_source: false };
         let reaches =
-            |name: &&String| self.reach.get(*name).is_some_and(|seen| seen.sites.contains(&mutant.site));
-        let only: Vec<String> = self.binary.tests().iter().filter(reaches).cloned().collect();
+            |name: &&String| self.suite.reach.get(*name).is_some_and(|seen| seen.sites.contains(&site));
+        let only: Vec<String> = self.suite.tests.iter().filter(reaches).cloned().collect();
         if only.is_empty() {
-            return Ok(Ok(MutantOutcome { status: MutantStatus::NoCoverage, killed_by: None }));
+            return Ok(Ok(outcome(MutantStatus::NoCoverage, None)));
         }
-        let only = match self.dependable(only, score)? {
+        let only = match self.dependable(only)? {
             Ok(only) => only,
             Err(test) => return Ok(Err(test)),
         };
-        Ok(Ok(match self.first_failure(mutant.id, &only, score)? {
-            None => MutantOutcome { status: MutantStatus::Survived, killed_by: None },
-            Some((name, Verdict::Timeout)) => {
-                MutantOutcome { status: MutantStatus::Timeout, killed_by: Some(name) }
-            }
-            Some((name, _)) => MutantOutcome { status: MutantStatus::Killed, killed_by: Some(name) },
+        Ok(Ok(match self.first_failure(mutant, &only)? {
+            None => outcome(MutantStatus::Survived, None),
+            Some((name, Verdict::Timeout)) => outcome(MutantStatus::Timeout, Some(name)),
+            Some((name, _)) => outcome(MutantStatus::Killed, Some(name)),
         }))
     }
 
     /// Makes sure that what these tests say of a mutant is about the mutant: run in the same way with the switch on and
     /// the function as it is, they must pass. Tests that need another one before them are run with all the others.
-    fn dependable(
-        &mut self,
-        only: Vec<String>,
-        score: &mut SuiteScore,
-    ) -> Result<Result<Vec<String>, String>, ScoreError> {
+    fn dependable(&mut self, only: Vec<String>) -> Result<Result<Vec<String>, String>, ScoreError> {
         if let Some(known) = self.tried.get(&only) {
             return Ok(known.clone());
         }
-        let all = self.binary.tests().to_vec();
-        let found = match self.first_failure(self.decoy, &only, score)? {
+        let all = self.suite.tests.to_vec();
+        let found = match self.first_failure(self.decoy, &only)? {
             None => Ok(only.clone()),
             Some((name, _)) if all == only => Err(name),
-            Some(_) => match self.first_failure(self.decoy, &all, score)? {
+            Some(_) => match self.first_failure(self.decoy, &all)? {
                 None => Ok(all),
                 Some((name, _)) => Err(name),
             },
@@ -79,12 +82,11 @@ impl<'b> Bench<'b> {
     }
 
     fn first_failure(
-        &self,
+        &mut self,
         mutant: u32,
         only: &[String],
-        score: &mut SuiteScore,
     ) -> Result<Option<(String, Verdict)>, ScoreError> {
-        let used = only.iter().filter_map(|name| self.reach.get(name)).map(|seen| seen.ticks).max();
+        let used = only.iter().filter_map(|name| self.suite.reach.get(name)).map(|seen| seen.ticks).max();
         let fuel = used.unwrap_or(0).saturating_mul(self.options.fuel_factor);
         let fuel = fuel.saturating_add(self.options.fuel_floor);
         let options = RunOptions {
@@ -93,10 +95,8 @@ impl<'b> Bench<'b> {
             wall: self.options.wall,
             fail_fast: true,
         };
-        let run = self.harness.run(self.binary, &options)?;
-        score.n_processes += 1;
-        let mut verdicts = only.iter().filter_map(|name| Some((name, run.verdicts.get(name)?.verdict)));
-        let failed = verdicts.find(|(_, verdict)| !matches!(verdict, Verdict::Passed | Verdict::Ignored));
-        Ok(failed.map(|(name, verdict)| (name.clone(), verdict)))
+        let run = self.harness.run(self.suite.binary, &options)?;
+        self.n_processes += 1;
+        Ok(failed(only, &run))
     }
 }
