@@ -41,6 +41,15 @@ impl Report {
         report
     }
 
+    /// Takes the name of a folder, which is another one each time, out of what the tests said.
+    pub(crate) fn without_folder(&mut self, folder: &str) {
+        for outcome in self.verdicts.values_mut() {
+            if let Some(message) = outcome.message.as_mut().filter(|message| message.contains(folder)) {
+                *message = message.replace(folder, ".");
+            }
+        }
+    }
+
     fn take(&mut self, line: Line) {
         let verdict = match line.event.as_str() {
             "start" => {
@@ -109,5 +118,14 @@ mod tests {
         let report = Report::read(bytes, "N");
         assert_eq!(report.verdicts["a"].verdict, Verdict::Failed);
         assert_eq!((report.extra["a"].as_str(), report.unfinished, report.done), ("e", None, true));
+    }
+
+    #[test]
+    fn the_folder_of_a_run_is_not_part_of_what_a_test_said() {
+        let bytes =
+            b"N {\"event\":\"failed\",\"test\":\"a\",\"message\":\"at /tmp/job-1/row and /tmp/job-1\"}\n";
+        let mut report = Report::read(bytes, "N");
+        report.without_folder("/tmp/job-1");
+        assert_eq!(report.verdicts["a"].message.as_deref(), Some("at ./row and ."));
     }
 }

@@ -16,7 +16,8 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
 
 /// Reads a file that carries a `schema_version` and refuses any other than `version`.
 pub fn read_versioned<T: DeserializeOwned>(path: &Path, version: u32) -> Result<T> {
-    let value: serde_json::Value = read_json(path)?;
+    let text = fs::read_to_string(path).map_err(|e| StageError::io("read", path, e))?;
+    let value: serde_json::Value = serde_json::from_str(&text).map_err(|e| damaged(path, e.line(), &e))?;
     match value.get("schema_version").and_then(serde_json::Value::as_u64) {
         Some(found) if found == u64::from(version) => {}
         found => {
@@ -28,7 +29,8 @@ pub fn read_versioned<T: DeserializeOwned>(path: &Path, version: u32) -> Result<
             .next("make the file again with a stage of this version"));
         }
     }
-    serde_json::from_value(value).map_err(|e| damaged(path, e.line(), &e))
+    // From the text once more: a value no longer knows its lines.
+    serde_json::from_str(&text).map_err(|e| damaged(path, e.line(), &e))
 }
 
 /// Pretty-printed with sorted map keys and a final newline.
