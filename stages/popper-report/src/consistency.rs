@@ -201,16 +201,32 @@ fn identity(s: &Sample) -> (&str, Option<&str>, &str, &str) {
 /// Steps follow from one another: nothing passes that did not run, nothing runs that did not compile.
 fn agrees(evaluation: &Evaluation) -> Result<()> {
     let (compile, mutation) = (&evaluation.compile, &evaluation.mutation);
+    let completions: BTreeMap<Key<'_>, String> =
+        evaluation.samples.iter().map(|s| (key_of_sample(s), digest::sha256_hex(&s.completion))).collect();
     let mut compiled = BTreeMap::new();
     for result in &compile.value.samples {
+        let completion = completions.get(&key_of_compiled(result));
+        if !result.completion_sha256.is_empty() && completion.is_some_and(|c| *c != result.completion_sha256)
+        {
+            return Err(contradiction(
+                &compile.path,
+                format!(
+                    "{}: another completion was compiled than the sample holds",
+                    name(key_of_compiled(result))
+                ),
+            ));
+        }
         if let Some(why) = compile_fault(result) {
             return Err(contradiction(&compile.path, format!("{}: {why}", name(key_of_compiled(result)))));
         }
-        compiled.insert(key_of_compiled(result), result.refused.is_none() && result.links == Some(true));
+        let links = result.refused.is_none() && result.links == Some(true);
+        compiled.insert(key_of_compiled(result), (links, digest::sha256_hex(&result.tests)));
     }
     for result in &mutation.value.samples {
-        let links = compiled.get(&key_of_run(result)).copied().unwrap_or(false);
-        let fault = if result.compiled == links {
+        let (links, tests) = compiled.get(&key_of_run(result)).cloned().unwrap_or_default();
+        let fault = if !result.tests_sha256.is_empty() && result.tests_sha256 != tests {
+            Some("other tests were run than those that the compile results hold".to_owned())
+        } else if result.compiled == links {
             run_fault(result)
         } else {
             Some(

@@ -16,30 +16,34 @@ pub(crate) struct Measure {
     pub(crate) key: &'static str,
     pub(crate) label: &'static str,
     pub(crate) of: fn(&Function<'_>) -> Ratio,
+    /// Worth nothing where a control does not hold.
+    pub(crate) rests_on_runs: bool,
+}
+
+const fn measure(key: &'static str, label: &'static str, of: fn(&Function<'_>) -> Ratio) -> Measure {
+    Measure { key, label, of, rests_on_runs: false }
+}
+
+const fn run_measure(key: &'static str, label: &'static str, of: fn(&Function<'_>) -> Ratio) -> Measure {
+    Measure { key, label, of, rests_on_runs: true }
 }
 
 /// The measures that tuned and base model are compared by.
 pub(crate) const MEASURES: [Measure; 12] = [
-    Measure { key: "parse_rate", label: "Parses", of: |f| Ratio::hit(f.parses()) },
-    Measure { key: "compile_rate", label: "Type-checks", of: |f| Ratio::hit(f.type_checks()) },
-    Measure { key: "lint_clean_rate", label: "No lints, of those that type-check", of: lint_clean },
-    Measure { key: "link_rate", label: "Links", of: |f| Ratio::hit(f.links()) },
-    Measure { key: "pass_rate", label: "Passes, of all functions", of: |f| Ratio::hit(f.passes()) },
-    Measure { key: "pass_rate_of_compiled", label: "Passes, of those that type-check", of: pass_of_compiled },
-    Measure { key: "mutation_score", label: "Mutants killed by passing tests", of: |f| f.mutants() },
-    Measure {
-        key: "branch_coverage",
-        label: "Branches covered, mean of all functions",
-        of: branches_covered,
-    },
-    Measure { key: "line_coverage", label: "Lines covered, mean of all functions", of: lines_covered },
-    Measure { key: "bleu4", label: "BLEU-4 to the reference tests", of: |f| similarity(f, |s| s.bleu4) },
-    Measure { key: "codebleu", label: "CodeBLEU (strict)", of: |f| similarity(f, |s| s.codebleu) },
-    Measure {
-        key: "codebleu_compat",
-        label: "CodeBLEU (as Python codebleu 0.7.0)",
-        of: |f| similarity(f, |s| s.codebleu_compat),
-    },
+    measure("parse_rate", "Parses", |f| Ratio::hit(f.parses())),
+    measure("compile_rate", "Type-checks", |f| Ratio::hit(f.type_checks())),
+    measure("lint_clean_rate", "No lints, of those that type-check", lint_clean),
+    measure("link_rate", "Links", |f| Ratio::hit(f.links())),
+    run_measure("pass_rate", "Passes, of all functions", |f| Ratio::hit(f.passes())),
+    run_measure("pass_rate_of_compiled", "Passes, of those that type-check", pass_of_compiled),
+    run_measure("mutation_score", "Mutants killed by passing tests", |f| f.mutants()),
+    run_measure("branch_coverage", "Branches covered, mean of all functions", branches_covered),
+    run_measure("line_coverage", "Lines covered, mean of all functions", lines_covered),
+    measure("bleu4", "BLEU-4 to the reference tests", |f| similarity(f, |s| s.bleu4)),
+    measure("codebleu", "CodeBLEU (strict)", |f| similarity(f, |s| s.codebleu)),
+    measure("codebleu_compat", "CodeBLEU (as Python codebleu 0.7.0)", |f| {
+        similarity(f, |s| s.codebleu_compat)
+    }),
 ];
 
 pub(crate) fn lint_clean(f: &Function<'_>) -> Ratio {

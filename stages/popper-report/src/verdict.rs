@@ -150,20 +150,29 @@ fn tier(scale: &Scale, measured: Option<f64>) -> Tier {
     }
 }
 
-/// Tuned beside base, every measure; a difference where both exist.
+/// Whether the controls bear out what running tests said of these samples.
+fn is_trusted(evaluation: &Evaluation) -> bool {
+    checks::broken_controls(&evaluation.mutation.value).is_empty()
+}
+
+/// Tuned beside base, every measure; a difference where both exist. What rests on running tests stays out where the
+/// controls do not hold.
 fn comparison(subject: &Subject<'_>) -> Vec<Comparison> {
-    let base = subject.inputs.base.as_ref().map(|b| Cohort::new(&subject.inputs.corpus, b));
+    let base = subject.inputs.base.as_ref();
+    let base = base.map(|b| (Cohort::new(&subject.inputs.corpus, b), is_trusted(b)));
+    let tuned_is_trusted = is_trusted(&subject.inputs.tuned);
     let mut rows: Vec<Comparison> = MEASURES
         .iter()
         .map(|measure| {
             let rates = |cohort: &Cohort<'_>| Rates::of(&cohort.holdout(), measure.of, subject.seed);
-            let tuned = rates(&subject.tuned);
-            let base = base.as_ref().map(rates);
+            let counts = |is_trusted: bool| is_trusted || !measure.rests_on_runs;
+            let tuned = counts(tuned_is_trusted).then(|| rates(&subject.tuned));
+            let base = base.as_ref().filter(|(_, trusted)| counts(*trusted)).map(|(cohort, _)| rates(cohort));
             Comparison {
                 metric: measure.key.to_owned(),
-                tuned: tuned.measured("rate", 1.0),
+                tuned: tuned.as_ref().and_then(|t| t.measured("rate", 1.0)),
                 base: base.as_ref().and_then(|b| b.measured("rate", 1.0)),
-                difference: base.as_ref().and_then(|b| tuned.minus(b, "rate")),
+                difference: tuned.zip(base).and_then(|(tuned, base)| tuned.minus(&base, "rate")),
             }
         })
         .collect();
@@ -187,7 +196,7 @@ fn comparison(subject: &Subject<'_>) -> Vec<Comparison> {
 fn assured(subject: &Subject<'_>) -> Vec<Comparison> {
     let functions = subject.tuned.holdout();
     let of = |evaluation: &Evaluation| {
-        let suites = evaluation.selected.as_ref()?;
+        let suites = evaluation.selected.as_ref().filter(|_| is_trusted(evaluation))?;
         Some(Assured::of(&functions, &suites.value, subject.seed))
     };
     let Some(tuned) = of(&subject.inputs.tuned) else { return Vec::new() };
@@ -203,6 +212,9 @@ fn assured(subject: &Subject<'_>) -> Vec<Comparison> {
 
 /// pass@k over the first round's samples; `None` when there is one sample a function, or a function has fewer than `k`.
 fn pass_at(inputs: &Inputs, evaluation: &Evaluation, k: u64, seed: u64) -> Option<Rates> {
+    if !is_trusted(evaluation) {
+        return None;
+    }
     let cohort = Cohort::new(&inputs.corpus, evaluation);
     let samples = &evaluation.mutation.value.samples;
     let mut counts: std::collections::BTreeMap<&str, (u64, u64)> = std::collections::BTreeMap::new();
@@ -224,7 +236,7 @@ fn pass_at(inputs: &Inputs, evaluation: &Evaluation, k: u64, seed: u64) -> Optio
 
 /// The verdict in one sentence.
 pub(crate) fn sentence(subject: &Subject<'_>, report: &Report) -> String {
-    let broken = checks::broken_controls(&subject.inputs.tuned.mutation.value.controls);
+    let broken = checks::broken_controls(&subject.inputs.tuned.mutation.value);
     if !broken.is_empty() {
         return format!(
             "The harness is not to be trusted: a control does not hold ({}), so nothing that rests on running tests was counted.",

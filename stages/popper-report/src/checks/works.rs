@@ -130,11 +130,23 @@ pub(super) fn kills(s: &Subject<'_>) -> Finding {
     let share = killing as f64 / with_mutants.max(1) as f64;
     let detail = format!(
         "{killed} of {mutants} mutants killed by {} suites that pass; {killing} of {with_mutants} functions with mutants \
-         have a suite that kills at least one ({:.0} %)",
+         have a suite that kills at least one ({:.0} %){}",
         rates.n(),
-        share * 100.0
+        share * 100.0,
+        in_source(&holdout)
     );
     Finding::new(measured.value >= 70.0 && share >= 0.90, Some(measured), detail).with(evidence)
+}
+
+/// How many of the mutants were run another way than the rest.
+fn in_source(functions: &[Function<'_>]) -> String {
+    let of = |f: &Function<'_>| f.run.and_then(|run| run.mutants).map_or(0, |mutants| mutants.in_source);
+    match functions.iter().map(of).sum::<u32>() {
+        0 => String::new(),
+        n => format!(
+            "; {n} of them do not compile under the switch and were written into the source, each for itself"
+        ),
+    }
 }
 
 pub(super) fn asserts_result(s: &Subject<'_>) -> Finding {

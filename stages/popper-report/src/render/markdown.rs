@@ -58,7 +58,16 @@ impl Page<'_> {
     }
 
     fn markdown_comparison(&self, out: &mut String) {
-        out.push_str("\n## Tuned against base\n\n| measure | tuned | base | difference | 95 % |\n| --- | ---: | ---: | ---: | --- |\n");
+        out.push_str("\n## Tuned against base\n");
+        if let Some(broken) = self.base_is_not_trusted() {
+            let _ = writeln!(
+                out,
+                "\nA control of the base model's run does not hold ({broken}), so nothing is compared that rests on running tests."
+            );
+        }
+        out.push_str(
+            "\n| measure | tuned | base | difference | 95 % |\n| --- | ---: | ---: | ---: | --- |\n",
+        );
         for row in &self.report.comparison {
             let show = |m: &Option<record::report::Measured>, difference: bool| {
                 m.as_ref().map_or("not tested".to_owned(), |m| compared(&row.metric, m, difference))

@@ -75,6 +75,13 @@ impl Page<'_> {
                 "<p>{} The base model's results were not given, so no gain is claimed. The tuned model alone:</p>",
                 badge(CheckVerdict::NotTested)
             );
+        } else if let Some(broken) = self.base_is_not_trusted() {
+            let _ = writeln!(
+                out,
+                "<p>{} A control of the base model's run does not hold ({}), so nothing is compared that rests on running tests.</p>",
+                badge(CheckVerdict::NotTested),
+                esc(&broken)
+            );
         } else {
             out.push_str(
                 "<p class=\"hint\">The same functions, prompts and budget. The difference is drawn by a paired bootstrap over functions; \
@@ -93,6 +100,13 @@ impl Page<'_> {
         );
         out.push_str(&charts::versus(&rows));
         comparison_table(out, &rows);
+    }
+
+    /// The base model's controls that do not hold, in words.
+    pub(super) fn base_is_not_trusted(&self) -> Option<String> {
+        let base = self.subject.inputs.base.as_ref()?;
+        let broken = checks::broken_controls(&base.mutation.value);
+        (!broken.is_empty()).then(|| broken.join("; "))
     }
 
     pub(super) fn html_strata(&self, out: &mut String) {

@@ -230,6 +230,99 @@ fn a_control_without_a_case_or_with_a_false_verdict_is_not_a_control_that_holds(
 }
 
 #[test]
+fn results_of_another_run_with_the_same_numbers_are_refused() {
+    let other = json!(sha256_hex("other"));
+    changed(
+        RESULTS,
+        |v| v["samples"][3]["tests_sha256"] = other.clone(),
+        RESULTS,
+        "other tests were run than those that the compile results hold",
+    );
+    changed(
+        COMPILE,
+        |v| v["samples"][3]["completion_sha256"] = other.clone(),
+        COMPILE,
+        "another completion was compiled than the sample holds",
+    );
+    // Whoever writes these files by a program of their own may leave the digests out.
+    let fixture = perfect();
+    fixture.edit(RESULTS, |v| drop(v["samples"][3].as_object_mut().unwrap().remove("tests_sha256")));
+    fixture.edit(COMPILE, |v| drop(v["samples"][3].as_object_mut().unwrap().remove("completion_sha256")));
+    fixture.run(Params::default()).unwrap();
+}
+
+#[test]
+fn results_without_controls_are_refused() {
+    for control in ["planted_bug", "vacuous_test", "shuffled_pairing"] {
+        let fixture = perfect();
+        fixture.edit(RESULTS, |v| drop(v["controls"].as_object_mut().unwrap().remove(control)));
+        let error = fixture.run(Params::default()).unwrap_err();
+        assert!(error.to_string().contains(&format!("missing field `{control}`")), "{error}");
+        let (_, line) = error.place().unwrap().rsplit_once("test_results.json:").unwrap();
+        assert!(line.parse::<u32>().unwrap() > 0, "{:?}", error.place());
+    }
+    let fixture = perfect();
+    fixture.edit(RESULTS, |v| drop(v.as_object_mut().unwrap().remove("controls")));
+    assert!(fixture.run(Params::default()).unwrap_err().to_string().contains("missing field `controls`"));
+}
+
+/// With several functions there is always a stranger.
+#[test]
+fn a_pairing_that_was_never_shuffled_is_no_control() {
+    let never = json!({"expected": "", "as_expected": 0, "cases": 0, "holds": null});
+    let fixture = perfect();
+    fixture.edit(RESULTS, |v| v["controls"]["shuffled_pairing"] = never.clone());
+    fixture.run(Params::default()).unwrap();
+    assert_eq!(verdict(&fixture.report(), "x2"), CheckVerdict::NotTested);
+    assert!(check(&fixture.report(), "x2").detail.contains("shuffled pairing: no case could be made"));
+}
+
+#[test]
+fn what_a_broken_harness_measured_is_compared_with_nothing() {
+    for (suffix, keeps_tuned) in [("", false), ("_base", true)] {
+        let fixture = perfect();
+        fixture.edit(&format!("mutation{suffix}/test_results.json"), |v| {
+            v["controls"]["planted_bug"] =
+                json!({"expected": "", "as_expected": 3, "cases": 4, "holds": false});
+        });
+        fixture.run(Params::default()).unwrap();
+        let report = fixture.report();
+        let row = |metric: &str| report.comparison.iter().find(|c| c.metric == metric).unwrap();
+        for metric in ["pass_rate", "pass_rate_of_compiled", "mutation_score", "branch_coverage"] {
+            assert_eq!(row(metric).tuned.is_some(), keeps_tuned, "{suffix} {metric}");
+            assert_eq!(row(metric).base.is_some(), !keeps_tuned, "{suffix} {metric}");
+            assert!(row(metric).difference.is_none(), "{suffix} {metric}");
+        }
+        assert!(row("compile_rate").difference.is_some(), "compiling needs no control");
+        let assured = report.comparison.iter().find(|c| c.metric == "assured_yield");
+        assert_eq!(assured.is_some_and(|c| c.tuned.is_some()), keeps_tuned);
+        assert!(assured.is_none_or(|c| c.base.is_none()));
+        let page = fixture.source("report/report.html");
+        assert!(page.contains("does not hold (planted bug: 3 of 4 as known)"), "{suffix}");
+        assert!(fixture.source("report/report.md").contains("planted bug: 3 of 4 as known"), "{suffix}");
+    }
+}
+
+#[test]
+fn two_runs_that_agree_prove_nothing_when_a_control_of_one_fails() {
+    for suffix in ["", "_repeat"] {
+        let fixture = perfect();
+        fixture.edit(&format!("mutation{suffix}/test_results.json"), |v| {
+            v["controls"]["vacuous_test"] =
+                json!({"expected": "", "as_expected": 0, "cases": 4, "holds": false});
+        });
+        fixture.run(Params::default()).unwrap();
+        let report = fixture.report();
+        assert_eq!(
+            verdict(&report, "r3"),
+            CheckVerdict::NotTested,
+            "{suffix}: {}",
+            check(&report, "r3").detail
+        );
+    }
+}
+
+#[test]
 fn a_reading_of_nothing_is_no_reading() {
     let fixture = perfect();
     fixture.costs(Some(0));

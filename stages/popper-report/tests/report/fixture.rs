@@ -89,7 +89,7 @@ impl Fixture {
             controls: Controls {
                 planted_bug: control(Some(holds)),
                 vacuous_test: control(Some(true)),
-                shuffled_pairing: control(None),
+                shuffled_pairing: control(Some(true)),
             },
         };
         files::write_json(&self.folder(&format!("compile{suffix}")).join("compile_results.json"), &compile)
@@ -255,6 +255,10 @@ fn sample(sample_idx: u32, round: u32, row: &CorpusRow, fate: Fate) -> Sample {
     }
 }
 
+fn tests(fate: Fate) -> &'static str {
+    if fate == Fate::Garbage { "" } else { "#[test]\nfn test_empty_input() {}" }
+}
+
 fn compiled(sample_idx: u32, round: u32, row: &CorpusRow, fate: Fate) -> CompileResult {
     let parses = fate != Fate::Garbage;
     let type_checks = matches!(fate, Fate::Fails | Fate::Passes);
@@ -268,7 +272,8 @@ fn compiled(sample_idx: u32, round: u32, row: &CorpusRow, fate: Fate) -> Compile
         task_id: row.id.clone(),
         sample_idx,
         round,
-        tests: if parses { "#[test]\nfn test_empty_input() {}".to_owned() } else { String::new() },
+        completion_sha256: sha256_hex(sample(sample_idx, round, row, fate).completion),
+        tests: tests(fate).to_owned(),
         refused: None,
         parses,
         type_checks: parses.then_some(type_checks),
@@ -300,6 +305,7 @@ fn run(sample_idx: u32, round: u32, row: &CorpusRow, fate: Fate) -> SampleResult
         task_id: row.id.clone(),
         sample_idx,
         round,
+        tests_sha256: sha256_hex(tests(fate)),
         stratum: row.metadata.stratum.clone(),
         compiled,
         passed,
@@ -312,6 +318,7 @@ fn run(sample_idx: u32, round: u32, row: &CorpusRow, fate: Fate) -> SampleResult
             no_coverage: 1,
             unviable: 5,
             ignored: 2,
+            in_source: 1,
         }),
         coverage: passed.then_some(Coverage {
             branches: 4,
