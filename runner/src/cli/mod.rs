@@ -96,7 +96,7 @@ struct Common {
     /// Lay [profile.NAME] over the pipeline
     #[arg(long, value_name = "NAME")]
     profile: Option<String>,
-    /// Set a parameter; may be repeated
+    /// Set a parameter, or an input (STAGE.inputs.NAME=REFERENCE); may be repeated
     #[arg(long, value_name = "STAGE.PARAM=VALUE")]
     set: Vec<SetParam>,
 }

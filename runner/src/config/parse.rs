@@ -19,11 +19,13 @@ const TOP_KEYS: [&str; 8] =
 const RESERVED_VIEWS: [&str; 4] = ["stages", "config.yaml", "experiment.json", "reproducibility.lock"];
 const PROFILE_KEYS: [&str; 6] = ["gate", "enforce_gate", "seed", "view", "remove", "stage"];
 
-/// `--set STAGE.PARAM=VALUE`.
+/// `--set STAGE.PARAM=VALUE` or `--set STAGE.inputs.NAME=REFERENCE`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SetParam {
     pub stage: String,
-    pub param: String,
+    /// `inputs` or `params`.
+    pub table: &'static str,
+    pub name: String,
     pub value: String,
 }
 
@@ -31,14 +33,17 @@ impl std::str::FromStr for SetParam {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is not STAGE.PARAM=VALUE");
+        let wrong = || format!("`{text}` is neither STAGE.PARAM=VALUE nor STAGE.inputs.NAME=REFERENCE");
         let (left, value) = text.split_once('=').ok_or_else(wrong)?;
-        let (stage, param) = left.split_once('.').ok_or_else(wrong)?;
-        let param = param.strip_prefix("params.").unwrap_or(param);
-        if stage.is_empty() || param.is_empty() {
+        let (stage, name) = left.split_once('.').ok_or_else(wrong)?;
+        let (table, name) = match name.strip_prefix("inputs.") {
+            Some(input) => ("inputs", input),
+            None => ("params", name.strip_prefix("params.").unwrap_or(name)),
+        };
+        if stage.is_empty() || name.is_empty() {
             return Err(wrong());
         }
-        Ok(Self { stage: stage.to_owned(), param: param.to_owned(), value: value.to_owned() })
+        Ok(Self { stage: stage.to_owned(), table, name: name.to_owned(), value: value.to_owned() })
     }
 }
 
@@ -76,9 +81,9 @@ pub fn parse(
             typed.insert(name.clone(), stage);
         }
     }
-    for set in set {
+    for set in set.iter().filter(|set| set.table == "params") {
         if let Some(stage) = typed.get_mut(&set.stage) {
-            stage.raw_params.insert(set.param.clone(), set.value.clone());
+            stage.raw_params.insert(set.name.clone(), set.value.clone());
         }
     }
     let known = Known { stages: &typed, removed: &removed, broken: &stages };
@@ -164,43 +169,53 @@ fn effective_stages<'t>(reader: &mut Reader<'_>, root: &'t Table, profile: Optio
 
 fn apply_set(reader: &mut Reader<'_>, stages: &mut Table, set: &[SetParam]) {
     for set in set {
+        let place = format!("--set {}.{}", set.stage, set.name);
         let Some(entry) = stages.get_mut(&set.stage) else {
             let help = suggestion(&set.stage, stages.keys().map(String::as_str));
-            let message = format!("--set {}.{}: there is no stage `{}`", set.stage, set.param, set.stage);
-            reader.fault(&None, message, help);
+            reader.fault(&None, format!("{place}: there is no stage `{}`", set.stage), help);
             continue;
         };
         let Kind::Table(keys) = &mut entry.node.kind else { continue };
-        // A stage of protocol 2 says itself which parameters it has.
-        let described = matches!(keys.get("protocol").map(|e| &e.node.kind), Some(Kind::Integer(2)));
-        let known = |table: &str| match keys.get(table).map(|e| &e.node.kind) {
-            Some(Kind::Table(found)) => found.keys().map(String::as_str).collect(),
-            _ => Vec::new(),
-        };
-        let (params, axes) = (known("params"), known("matrix"));
-        let message = if axes.contains(&set.param.as_str()) {
-            Some((
-                "is an axis of its matrix".to_owned(),
-                "change `matrix` in the pipeline, or in a profile".to_owned(),
-            ))
-        } else if !described && !params.contains(&set.param.as_str()) {
-            Some(("is no parameter of that stage".to_owned(), suggestion(&set.param, params)))
-        } else {
-            None
-        };
-        if let Some((what, help)) = message {
-            let help =
-                if help.is_empty() { "the stage has no `params` in the pipeline".to_owned() } else { help };
-            reader.fault(&None, format!("--set {0}.{1}: `{1}` {what}", set.stage, set.param), help);
+        if let Some((what, help)) = refusal(keys, set) {
+            reader.fault(&None, format!("{place}: `{}` {what}", set.name), help);
             continue;
         }
         let empty = Entry { key_span: None, node: Node { span: None, kind: Kind::Table(Table::new()) } };
-        let params = keys.entry("params".to_owned()).or_insert(empty);
-        if let Kind::Table(params) = &mut params.node.kind {
-            let entry = Entry { key_span: None, node: node::from_command_line(&set.value) };
-            params.insert(set.param.clone(), entry);
+        let table = keys.entry(set.table.to_owned()).or_insert(empty);
+        if let Kind::Table(table) = &mut table.node.kind {
+            let node = if set.table == "inputs" {
+                Node::text(&set.value)
+            } else {
+                node::from_command_line(&set.value)
+            };
+            table.insert(set.name.clone(), Entry { key_span: None, node });
         }
     }
+}
+
+/// Why a stage can't have this set, and what to do.
+fn refusal(keys: &Table, set: &SetParam) -> Option<(String, String)> {
+    // A stage of protocol 2 says itself which inputs and parameters it has.
+    let described = matches!(keys.get("protocol").map(|e| &e.node.kind), Some(Kind::Integer(2)));
+    let known = |table: &str| -> Vec<&str> {
+        match keys.get(table).map(|e| &e.node.kind) {
+            Some(Kind::Table(found)) => found.keys().map(String::as_str).collect(),
+            _ => Vec::new(),
+        }
+    };
+    if set.table == "params" && known("matrix").contains(&set.name.as_str()) {
+        let help = "change `matrix` in the pipeline, or in a profile";
+        return Some(("is an axis of its matrix".to_owned(), help.to_owned()));
+    }
+    let there = known(set.table);
+    if described || there.contains(&set.name.as_str()) {
+        return None;
+    }
+    let what = if set.table == "inputs" { "input" } else { "parameter" };
+    let help = suggestion(&set.name, there);
+    let help =
+        if help.is_empty() { format!("the stage has no `{}` in the pipeline", set.table) } else { help };
+    Some((format!("is no {what} of that stage"), help))
 }
 
 fn seed(reader: &mut Reader<'_>, root: &Table, over: Option<&Table>) -> u64 {

@@ -143,6 +143,25 @@ fn an_input_that_holds_the_cache_is_refused() {
 }
 
 #[test]
+fn an_input_is_set_on_the_command_line() {
+    let project = Project::new(TWO_STAGES);
+    project.write("data/a", "x");
+    project.write("other/a", "x\ny\n");
+    project.runner(&["run", "--experiment", "one"]).expect(0);
+    let set = ["--set", "copy.inputs.data=file:other"];
+    project.runner(&["plan", set[0], set[1]]).expect(0).says("inputs.data changed");
+    project.runner(&["run", "--experiment", "two", set[0], set[1]]).expect(0);
+    project.runner(&["plan", set[0], set[1]]).expect(0).says("2 of 2");
+    project.runner(&["plan"]).expect(0).says("2 of 2");
+    assert!(project.read("experiments/two/config.yaml").contains("file:other"));
+    project.runner(&["plan", "--set", "copy.inputs.dota=file:other"]).expect(2).says("did you mean `data`?");
+    project.runner(&["plan", "--set", "copy.inputs.data=file:othr"]).expect(2).says("did you mean `other`?");
+    project.runner(&["plan", "--set", "copy.inputs.data=copy.out"]).expect(2).says("copy");
+    project.runner(&["plan", "--set", "copy.inputs.data=nonsense"]).expect(2).says("STAGE.OUTPUT");
+    project.runner(&["plan", "--set", "copy.inputs.=x"]).expect(2).says("STAGE.inputs.NAME=REFERENCE");
+}
+
+#[test]
 fn the_command_line_has_suggestions_too() {
     let project = Project::new(TWO_STAGES);
     project.write("data/a", "x");
@@ -158,7 +177,10 @@ fn the_command_line_has_suggestions_too() {
         .says("is no parameter")
         .says("did you mean `unit`?");
     project.runner(&["run", "--set", "copy.unit=1"]).expect(2).says("the stage has no `params`");
-    project.runner(&["run", "--set", "unit=1"]).expect(2).says("is not STAGE.PARAM=VALUE");
+    project
+        .runner(&["run", "--set", "unit=1"])
+        .expect(2)
+        .says("is neither STAGE.PARAM=VALUE nor STAGE.inputs.NAME=REFERENCE");
     project.runner(&["run", "--profile", "x"]).expect(2).says("there is no profile `x`");
     project.runner(&["run", "--experiment", "../up"]).expect(2).says("can't be the name of an experiment");
     project.runner(&["rn"]).expect(2);

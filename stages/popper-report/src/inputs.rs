@@ -1,5 +1,6 @@
 //! Reading what the report is made from, and the digests that its evidence quotes.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -32,6 +33,8 @@ pub(crate) struct Inputs {
     pub(crate) timings: Option<With<Vec<GenerationTiming>>>,
     pub(crate) generation: Option<GenerationSummary>,
     pub(crate) lock: Option<With<ReproducibilityLock>>,
+    /// `NAME VERSION` -> checksum, of the packages in `Cargo.lock`, as a lock writes them.
+    pub(crate) dependencies: Option<With<BTreeMap<String, String>>>,
     /// Digests of the folders that a lock knows by name (`adapters`, `dataset`); empty without a lock.
     pub(crate) folders: Map<String>,
     pub(crate) baseline: Option<Report>,
@@ -111,6 +114,7 @@ impl Inputs {
             generation: generation(context)?,
             folders: if lock.is_some() { folders(context)? } else { Map::new() },
             lock,
+            dependencies: dependencies(context)?,
             baseline: baseline(context)?,
         };
         consistency::check(&inputs, context)?;
@@ -244,6 +248,26 @@ fn lock(context: &Context) -> Result<Option<With<ReproducibilityLock>>> {
     Ok(Some(With { value, evidence: evidence(&path, "lock")?, path }))
 }
 
+fn dependencies(context: &Context) -> Result<Option<With<BTreeMap<String, String>>>> {
+    let Some(path) = in_folder(context, "dependencies", "Cargo.lock")? else { return Ok(None) };
+    let text = fs::read_to_string(&path).map_err(|e| StageError::io("read", &path, e))?;
+    let wrong = |message: String| {
+        StageError::failed(message)
+            .at(path.display().to_string())
+            .next("give the Cargo.lock of the workspace that the programs are built from")
+    };
+    let table: toml::Table = text.parse().map_err(|e| wrong(format!("not a Cargo.lock: {e}")))?;
+    let packages = table.get("package").and_then(toml::Value::as_array);
+    let packages = packages.ok_or_else(|| wrong("not a Cargo.lock: it has no packages".to_owned()))?;
+    let field = |p: &toml::Value, name: &str| p.get(name).and_then(toml::Value::as_str).map(str::to_owned);
+    let named = |p: &toml::Value| Some(format!("{} {}", field(p, "name")?, field(p, "version")?));
+    let value = packages
+        .iter()
+        .filter_map(|p| Some((named(p)?, field(p, "checksum").unwrap_or_else(|| "local".to_owned()))))
+        .collect();
+    Ok(Some(With { value, evidence: evidence(&path, "dependencies")?, path }))
+}
+
 fn folders(context: &Context) -> Result<Map<String>> {
     let mut folders = Map::new();
     for (name, input) in [("adapters", "adapter"), ("dataset", "corpus")] {
@@ -320,5 +344,6 @@ pub(crate) fn provenance(inputs: &Inputs) -> Map<String> {
     all.extend(inputs.log.as_ref().map(|l| &l.evidence));
     all.extend(inputs.timings.as_ref().map(|t| &t.evidence));
     all.extend(inputs.lock.as_ref().map(|l| &l.evidence));
+    all.extend(inputs.dependencies.as_ref().map(|d| &d.evidence));
     all.into_iter().map(|e| (e.path.clone(), e.sha256.clone())).collect()
 }

@@ -67,7 +67,8 @@ impl Stage for PopperReport {
         PortSpec::optional("checkpoints_repeat", "steps.jsonl of the second training (r1)"),
         PortSpec::optional("log", "metrics.json of the training (e1, e2)"),
         PortSpec::optional("timings", "timings.jsonl and summary.json of the generation (e3)"),
-        PortSpec::optional("lock", "reproducibility.lock of an experiment (r4)"),
+        PortSpec::optional("lock", "reproducibility.lock of an earlier experiment (r4)"),
+        PortSpec::optional("dependencies", "Cargo.lock that the programs are built from (r4)"),
         PortSpec::optional("baseline", "report.json of an earlier report: any drop ends with exit code 3"),
     ];
     const OUTPUTS: &'static [PortSpec] = &[PortSpec::required(

@@ -1,6 +1,7 @@
 //! The 26 checks, 100 points.
 
 pub(crate) mod costs;
+mod locked;
 mod readable;
 mod reproducible;
 mod works;
@@ -103,7 +104,7 @@ pub(crate) const SPECS: [Spec; 26] = [
     spec("r1", 5, "Training again gives the same loss at every step", "max |Δ| = 0", reproducible::losses),
     spec("r2", 5, "Training again gives the same weights", "0 files differ", reproducible::weights),
     run_spec("r3", 5, "Evaluating again gives the same results", "0 samples differ", reproducible::results),
-    spec("r4", 5, "The environment is locked", "the lock is complete and agrees", reproducible::environment),
+    spec("r4", 5, "The environment is locked", "the lock is complete and agrees", locked::environment),
     spec("c1", 5, "Generated tests parse", "≥ 95 %", works::parses),
     spec("c2", 5, "Generated tests type-check", "≥ 90 %", works::type_checks),
     spec("c3", 5, "Tests that type-check raise no lint", "≥ 90 %", works::lints),

@@ -1,9 +1,7 @@
-//! r1 to r4: does doing it again give the same?
+//! r1 to r3: does doing it again give the same?
 
 use std::collections::BTreeMap;
 
-use record::Map;
-use record::experiment::ReproducibilityLock;
 use record::report::{Evidence, Measured};
 use record::training::StepRecord;
 
@@ -128,80 +126,6 @@ fn differences<T: PartialEq, K: Ord>(first: &[T], again: &[T], key: impl Fn(&T) 
     differ
 }
 
-pub(super) fn environment(subject: &Subject<'_>) -> Finding {
-    let Some(lock) = &subject.inputs.lock else { return Finding::missing("lock") };
-    let mut faults = incomplete(&lock.value);
-    let toolchain = &subject.inputs.tuned.compile.value.toolchain;
-    if !agrees(&lock.value.rust, toolchain) {
-        let used = toolchain.lines().next().unwrap_or("");
-        faults.push(format!("it names `{}`, the tests were compiled with `{used}`", lock.value.rust));
-    }
-    faults.extend(other_folders(&lock.value, &subject.inputs.folders, &subject.inputs.training.weights));
-    let measured = Measured {
-        value: faults.len() as f64,
-        unit: "faults".to_owned(),
-        interval95: None,
-        n: Some(lock.value.checksums.len() as u64),
-    };
-    let detail = if faults.is_empty() {
-        format!(
-            "complete: {} dependencies, {} checksums",
-            lock.value.dependencies.len(),
-            lock.value.checksums.len()
-        )
-    } else {
-        faults.join("; ")
-    };
-    Finding::new(faults.is_empty(), Some(measured), detail).with([&lock.evidence])
-}
-
-fn incomplete(lock: &ReproducibilityLock) -> Vec<String> {
-    let mut faults = Vec::new();
-    let mut need = |is_there: bool, what: &str| {
-        if !is_there {
-            faults.push(what.to_owned());
-        }
-    };
-    need(!lock.rust.trim().is_empty(), "it names no Rust toolchain");
-    need(!lock.dependencies.is_empty(), "it names no dependencies");
-    need(!lock.checksums.is_empty(), "it holds no checksums");
-    need(!lock.hardware.cpu.trim().is_empty(), "it names no CPU");
-    need(lock.config.deterministic_algorithms, "deterministic algorithms were not asked for");
-    let is_digest = |sum: &String| {
-        let hex = sum.strip_prefix("sha256:").or_else(|| sum.strip_prefix("blake3:"));
-        let is_hex = |h: &str| h.len() == 64 && h.bytes().all(|b| b.is_ascii_hexdigit());
-        hex.is_some_and(is_hex) || sum.starts_with("link:")
-    };
-    if let Some((name, sum)) = lock.checksums.iter().find(|(_, sum)| !is_digest(sum)) {
-        faults.push(format!("the checksum of {name} is no digest: `{sum}`"));
-    }
-    faults
-}
-
-/// Whether one of the two texts names the version in the other: `1.95.0` and `rustc 1.95.0 (5980761 2026-04-14)`.
-fn agrees(locked: &str, toolchain: &str) -> bool {
-    let version = |text: &str| {
-        let first = text.lines().next().unwrap_or("").to_owned();
-        let is_version = |word: &&str| word.starts_with(|c: char| c.is_ascii_digit()) && word.contains('.');
-        first.split_whitespace().find(is_version).map(str::to_owned)
-    };
-    version(locked).is_some() && version(locked) == version(toolchain)
-}
-
-/// Adapter and corpus that are not those whose checksums the lock holds. For the adapter, the checksum of its weights
-/// alone counts too.
-fn other_folders(lock: &ReproducibilityLock, folders: &Map<String>, weights: &[Evidence]) -> Vec<String> {
-    let is_other = |(name, found): &(&String, &String)| {
-        let Some(locked) = lock.checksums.get(*name).and_then(|sum| sum.strip_prefix("sha256:")) else {
-            return false;
-        };
-        let is_weights = name.as_str() == "adapters" && weights.iter().any(|e| e.sha256 == locked);
-        locked != found.as_str() && !is_weights
-    };
-    let other = folders.iter().filter(is_other);
-    other.map(|(name, _)| format!("the checksum of `{name}` is that of other files")).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -225,13 +149,5 @@ mod tests {
         let key = |v: &(u32, u32)| v.0;
         assert!(differences(&[(1, 1), (2, 2)], &[(2, 2), (1, 1)], key).is_empty());
         assert_eq!(differences(&[(1, 1), (2, 2)], &[(2, 3), (4, 4)], key), [1, 2, 4]);
-    }
-
-    #[test]
-    fn versions_are_compared_by_number() {
-        assert!(agrees("1.95.0", "rustc 1.95.0 (59807616e 2026-04-14)\nbinary: rustc"));
-        assert!(agrees("rustc 1.95.0 (59807616e)", "rustc 1.95.0"));
-        assert!(!agrees("1.94.0", "rustc 1.95.0"));
-        assert!(!agrees("", ""));
     }
 }

@@ -155,10 +155,23 @@ impl Fixture {
         let lock = format!(
             "schema_version: 1\nconfig: {{seed: 42, deterministic_algorithms: true, cudnn_benchmark: false, cudnn_deterministic: true}}\n\
              rust: rustc 1.95.0\ncuda: null\ncudnn: null\ntorch: null\ndependencies: {{serde 1.0.0: abc}}\n\
-             hardware: {{cpu: a processor, gpu: null, driver: null}}\nchecksums: {{adapters: 'sha256:{}'}}\n",
-            sha256_hex("weights")
+             hardware: {{cpu: a processor, gpu: null, driver: null}}\nchecksums: {{adapters: 'sha256:{}', dataset: 'sha256:{}'}}\n",
+            sha256_hex("weights"),
+            self.digest_of("corpus")
         );
         fs::write(self.folder("lock").join("reproducibility.lock"), lock).unwrap();
+        let package = "[[package]]\nname = \"serde\"\nversion = \"1.0.0\"\nchecksum = \"abc\"\n";
+        fs::write(self.folder("dependencies").join("Cargo.lock"), package).unwrap();
+    }
+
+    /// As a lock takes it over a flat folder: `name\0sha256\n` of each file.
+    fn digest_of(&self, folder: &str) -> String {
+        let entries = fs::read_dir(self.path(folder)).unwrap().map(|e| e.unwrap().path());
+        let files: std::collections::BTreeSet<_> = entries.collect();
+        let line = |p: &std::path::PathBuf| {
+            format!("{}\0{}\n", p.file_name().unwrap().to_str().unwrap(), sha256_hex(fs::read(p).unwrap()))
+        };
+        sha256_hex(files.iter().map(line).collect::<String>())
     }
 
     /// Changes a JSON file, or the first line of a JSONL file.

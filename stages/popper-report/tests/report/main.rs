@@ -167,13 +167,48 @@ fn a_lock_of_another_compiler_or_adapter_is_falsified() {
     let fixture = perfect();
     let path = fixture.path("lock/reproducibility.lock");
     let lock = fs::read_to_string(&path).unwrap();
-    for (from, to) in
-        [("rustc 1.95.0", "rustc 1.90.0"), ("sha256:", "sha256:00"), ("{serde 1.0.0: abc}", "{}")]
-    {
+    let changes = [
+        ("rustc 1.95.0", "rustc 1.90.0", "1.90.0"),
+        ("adapters: 'sha256:", "adapters: 'sha256:00", "checksum of adapters is no digest"),
+        ("{serde 1.0.0: abc}", "{}", "no dependencies"),
+        ("{serde 1.0.0: abc}", "{serde 1.0.0: abd}", "serde 1.0.0"),
+        ("{serde 1.0.0: abc}", "{serde 1.0.0: abc, more 1.0.0: abc}", "more 1.0.0"),
+        ("seed: 42", "seed: 43", "seed is 43"),
+        // A lock of something else, complete in itself, was once taken for this run's.
+        ("adapters: 'sha256:", "model: 'sha256:", "no checksum `adapters`"),
+        ("dataset: 'sha256:", "model: 'sha256:", "no checksum `dataset`"),
+    ];
+    for (from, to, word) in changes {
         fs::write(&path, lock.replace(from, to)).unwrap();
         fixture.run(Params::default()).unwrap();
-        assert_eq!(verdict(&fixture.report(), "r4"), CheckVerdict::Falsified, "{from} -> {to}");
+        let report = fixture.report();
+        assert_eq!(verdict(&report, "r4"), CheckVerdict::Falsified, "{from} -> {to}");
+        assert!(check(&report, "r4").detail.contains(word), "{}", check(&report, "r4").detail);
     }
+    fs::write(&path, &lock).unwrap();
+    fixture.training("", &[3.0, 2.0, 1.0], "weights");
+    fs::write(fixture.path("corpus/NOTICE"), "one file more").unwrap();
+    fixture.run(Params::default()).unwrap();
+    assert!(check(&fixture.report(), "r4").detail.contains("`dataset` is that of other files"));
+}
+
+#[test]
+fn a_lock_that_can_not_be_compared_is_not_tested() {
+    for missing in ["lock", "dependencies", "adapter"] {
+        let fixture = perfect();
+        fs::remove_dir_all(fixture.path(missing)).unwrap();
+        if missing == "adapter" {
+            fs::remove_dir_all(fixture.path("adapter_repeat")).unwrap();
+        }
+        fixture.run(Params::default()).unwrap();
+        let report = fixture.report();
+        assert_eq!(verdict(&report, "r4"), CheckVerdict::NotTested, "{missing}");
+        assert!(check(&report, "r4").detail.contains(missing), "{}", check(&report, "r4").detail);
+    }
+    let fixture = perfect();
+    fs::write(fixture.path("dependencies/Cargo.lock"), "[[package]\n").unwrap();
+    let error = fixture.run(Params::default()).unwrap_err();
+    assert!(error.to_string().contains("Cargo.lock: not a Cargo.lock"), "{error}");
 }
 
 #[test]
