@@ -120,8 +120,11 @@ pub trait Backend {
     /// # Errors
     /// As [`Backend::store_param`].
     fn store_quantised(&mut self, id: ParamId, pieces: &[Nf4]) -> Result<(), BackendError> {
-        let values: Vec<f32> = pieces.iter().flat_map(Nf4::dequantize).collect();
-        self.store_param(id, &values)
+        if let [piece] = pieces {
+            return self.store_param(id, &piece.dequantize());
+        }
+        let values: Vec<Vec<f32>> = pieces.iter().map(Nf4::dequantize).collect();
+        self.store_param(id, &values.concat())
     }
 
     /// A parameter's values as they are used, trainable or frozen.

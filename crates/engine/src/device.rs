@@ -130,6 +130,13 @@ pub fn probe() -> GpuProbe {
     }
 }
 
+/// Bytes of a GPU's memory that nobody holds, the context of this process taken off; `None` for other devices, and where the
+/// driver does not answer.
+pub fn free_bytes(device: ComputeDevice) -> Option<u64> {
+    let ComputeDevice::Cuda { id } = device else { return None };
+    Some(kernels::cuda::Gpu::open(id).ok()?.memory().ok()?.0)
+}
+
 /// Chooses a device. `probe` is called only when a GPU matters.
 ///
 /// # Errors

@@ -98,7 +98,7 @@ impl Generator {
             Base::Float32 => None,
             Base::Nf4 { double_quant } => Some(double_quant),
         };
-        setup::store_base(&mut backend, &params, weights, quantise)?;
+        setup::store_base(&mut backend, &params, weights, quantise, options.threads)?;
         if let Some(adapter) = adapter {
             setup::store_adapter(&mut backend, &params, adapter)?;
         }

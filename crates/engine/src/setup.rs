@@ -3,14 +3,15 @@
 use crate::EngineError;
 use crate::backend::Backend;
 use crate::cpu::elementwise::rope_table;
-use crate::plan::{Class, LoraShape, ModelParams, ParamId, ParamSpec, Shape};
+use crate::plan::{Class, LoraShape, ModelParams, ParamSpec, Piece, Shape};
 use model::adapter::{Adapter, LoraConfig};
 use model::config::Config;
 use model::names::Projection;
 use model::nf4::Nf4;
+use model::parallel;
 use model::weights::Weights;
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError, mpsc};
 
 /// The plan's dimensions of a configuration.
 pub(crate) fn shape(config: &Config) -> Shape {
@@ -39,13 +40,15 @@ pub(crate) fn store_base<B: Backend>(
     params: &ModelParams,
     weights: &Weights,
     quantise: Option<bool>,
+    threads: usize,
 ) -> Result<(), EngineError> {
+    let mut quantised = quantise.map(|double| quantised(params, weights, double, threads)).transpose()?;
     for (id, spec) in params.iter() {
-        let values = match spec.class {
-            Class::Adapter => continue,
-            Class::RopeTable => rope_table(spec.rows, spec.cols, params.shape.rope_theta),
-            Class::Projection if quantise.is_some() => {
-                let pieces = quantised(spec, weights, quantise == Some(true))?;
+        let values = match (spec.class, &mut quantised) {
+            (Class::Adapter, _) => continue,
+            (Class::RopeTable, _) => rope_table(spec.rows, spec.cols, params.shape.rope_theta),
+            (Class::Projection, Some(quantised)) => {
+                let pieces: Vec<Nf4> = quantised.by_ref().take(spec.pieces.len()).collect();
                 backend.store_quantised(id, &pieces)?;
                 continue;
             }
@@ -56,40 +59,45 @@ pub(crate) fn store_base<B: Backend>(
     Ok(())
 }
 
-/// The values of a parameter's pieces, each by itself.
-fn pieces<'a>(
-    spec: &'a ParamSpec,
-    weights: &'a Weights,
-) -> impl Iterator<Item = Result<(&'a str, Vec<f32>), EngineError>> {
-    spec.pieces.iter().map(|piece| {
-        let missing = || EngineError::Mismatch(format!("the weights have no tensor `{}`", piece.name));
-        let tensor = weights.get(&piece.name).ok_or_else(missing)?;
-        if tensor.len() != piece.rows * piece.cols {
-            let shape = tensor.shape();
-            let (rows, cols) = (piece.rows, piece.cols);
-            let message = format!("`{}` has the shape {shape:?}, expected {rows} x {cols}", piece.name);
-            return Err(EngineError::Mismatch(message));
-        }
-        Ok((piece.name.as_str(), tensor.to_f32()))
-    })
+/// Every projection's tensors in NF4, in the order of the parameters. One thread does a whole tensor.
+fn quantised(
+    params: &ModelParams,
+    weights: &Weights,
+    double: bool,
+    threads: usize,
+) -> Result<std::vec::IntoIter<Nf4>, EngineError> {
+    let specs = params.iter().filter(|(_, spec)| spec.class == Class::Projection);
+    let all: Vec<&Piece> = specs.flat_map(|(_, spec)| &spec.pieces).collect();
+    let quantise = |piece: &&Piece| {
+        let values = values(piece, weights)?;
+        let failed = |source| EngineError::Quantise { name: piece.name.clone(), source };
+        Nf4::quantize(&values, double).map_err(failed)
+    };
+    let made: Vec<Nf4> = parallel::map(&all, threads, quantise).into_iter().collect::<Result<_, _>>()?;
+    Ok(made.into_iter())
+}
+
+fn values(piece: &Piece, weights: &Weights) -> Result<Vec<f32>, EngineError> {
+    let missing = || EngineError::Mismatch(format!("the weights have no tensor `{}`", piece.name));
+    let tensor = weights.get(&piece.name).ok_or_else(missing)?;
+    if tensor.len() != piece.rows * piece.cols {
+        let shape = tensor.shape();
+        let (rows, cols) = (piece.rows, piece.cols);
+        let message = format!("`{}` has the shape {shape:?}, expected {rows} x {cols}", piece.name);
+        return Err(EngineError::Mismatch(message));
+    }
+    Ok(tensor.to_f32())
 }
 
 fn base_values(spec: &ParamSpec, weights: &Weights) -> Result<Vec<f32>, EngineError> {
-    let mut values = Vec::with_capacity(spec.elements());
-    for piece in pieces(spec, weights) {
-        values.extend(piece?.1);
+    if let [piece] = &spec.pieces[..] {
+        return values(piece, weights);
     }
-    Ok(values)
-}
-
-fn quantised(spec: &ParamSpec, weights: &Weights, double: bool) -> Result<Vec<Nf4>, EngineError> {
-    pieces(spec, weights)
-        .map(|piece| {
-            let (name, values) = piece?;
-            Nf4::quantize(&values, double)
-                .map_err(|source| EngineError::Quantise { name: name.to_owned(), source })
-        })
-        .collect()
+    let mut all = Vec::with_capacity(spec.elements());
+    for piece in &spec.pieces {
+        all.extend(values(piece, weights)?);
+    }
+    Ok(all)
 }
 
 /// Stores the adapter's A and B.
@@ -107,34 +115,55 @@ pub(crate) fn store_adapter<B: Backend>(
     Ok(())
 }
 
-/// Tensors of the parameters that `keep` chooses, by the names of the files.
-pub(crate) fn tensors<B: Backend>(
+/// Hexadecimal SHA-256 over the lines `name \0 hexadecimal SHA-256 of the values \n` of the tensors that `keep` chooses,
+/// in the order of their names; values are little-endian float32. While one tensor is read, others are hashed.
+pub(crate) fn digest<B: Backend>(
     backend: &B,
     params: &ModelParams,
-    keep: impl Fn(ParamId, &ParamSpec) -> bool,
-) -> Result<BTreeMap<String, Vec<f32>>, EngineError> {
-    let mut found = BTreeMap::new();
-    for (id, spec) in params.iter().filter(|(id, spec)| keep(*id, spec)) {
-        let values = backend.load_param(id)?;
-        let mut rest = &values[..];
-        for piece in &spec.pieces {
-            let (own, tail) = rest.split_at(piece.rows * piece.cols);
-            found.insert(piece.name.clone(), own.to_vec());
-            rest = tail;
+    threads: usize,
+    keep: impl Fn(&ParamSpec) -> bool,
+) -> Result<String, EngineError> {
+    let (sender, receiver) = mpsc::sync_channel::<(&ParamSpec, Vec<f32>)>(threads);
+    let receiver = Mutex::new(receiver);
+    let next = || receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
+    let work = || {
+        let mut lines = Vec::new();
+        while let Ok((spec, values)) = next() {
+            let mut rest = &values[..];
+            for piece in &spec.pieces {
+                let (own, tail) = rest.split_at(piece.rows * piece.cols);
+                lines.push(format!("{}\0{}\n", piece.name, values_sha256(own)));
+                rest = tail;
+            }
         }
-    }
-    Ok(found)
+        lines
+    };
+    let mut lines = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads.max(1)).map(|_| scope.spawn(work)).collect();
+        let sent = params.iter().filter(|(_, spec)| keep(spec)).try_for_each(|(id, spec)| {
+            let values = backend.load_param(id)?;
+            // The receiver outlives the workers.
+            let _ = sender.send((spec, values));
+            Ok::<_, EngineError>(())
+        });
+        drop(sender);
+        let mut lines = Vec::new();
+        for worker in workers {
+            lines.extend(worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        sent.map(|()| lines)
+    })?;
+    lines.sort_unstable();
+    Ok(hex::encode(Sha256::digest(lines.concat())))
 }
 
-/// Hexadecimal SHA-256 over `name \0 values` (little-endian float32) of tensors in the order of names.
-pub(crate) fn digest(tensors: &BTreeMap<String, Vec<f32>>) -> String {
+fn values_sha256(values: &[f32]) -> String {
     let mut hasher = Sha256::new();
-    for (name, values) in tensors {
-        hasher.update(name.as_bytes());
-        hasher.update([0]);
-        for value in values {
-            hasher.update(value.to_le_bytes());
-        }
+    let mut bytes = Vec::new();
+    for run in values.chunks(1 << 14) {
+        bytes.clear();
+        bytes.extend(run.iter().flat_map(|value| value.to_le_bytes()));
+        hasher.update(&bytes);
     }
     hex::encode(hasher.finalize())
 }

@@ -6,8 +6,11 @@ use crate::api::{AdamW, LossSum, MicroBatch, Mode, StepOutcome, TrainOptions, Tr
 use crate::backend::{Backend, Caps, Inputs, Note, Scalars, Slab};
 use crate::batch::{Packed, pack};
 use crate::cuda::WorkTime;
-use crate::place::place;
-use crate::plan::{Class, Dims, Mat, ModelParams, Plan, optimizer_plans, train_plan_in_chunks};
+use crate::device::ComputeDevice;
+use crate::place::{Layout, place};
+use crate::plan::{
+    Class, Dims, Mat, ModelParams, ParamSpec, Plan, TrainPlan, optimizer_plans, train_plan_in_chunks,
+};
 use crate::setup;
 use model::Tensor;
 use model::adapter::{Adapter, LoraConfig};
@@ -52,19 +55,13 @@ impl Trainer {
         options: TrainOptions,
     ) -> Result<Self, EngineError> {
         check_options(&options, adapter)?;
-        let shape = setup::shape(config);
         let lora = adapter.map(|adapter| adapter.config.clone());
-        let full = options.mode == Mode::Full;
-        let params =
-            ModelParams::new(shape, lora.as_ref().map(setup::lora_shape), full, !full, options.max_tokens);
+        let params = parameters(config, lora.as_ref(), &options);
         let mut backend = AnyBackend::new(Purpose {
             device: options.device,
             precision: options.precision,
             threads: options.threads,
-            packed: match options.mode {
-                Mode::Qlora { double_quant } if options.packed_base => Some(double_quant),
-                _ => None,
-            },
+            packed: packed(&options),
             few_rows: false,
         })?;
         backend.allocate(&params)?;
@@ -72,14 +69,36 @@ impl Trainer {
             Mode::Qlora { double_quant } => Some(double_quant),
             Mode::Full | Mode::Lora => None,
         };
-        setup::store_base(&mut backend, &params, weights, quantise)?;
+        setup::store_base(&mut backend, &params, weights, quantise, options.threads)?;
         if let Some(adapter) = adapter {
             setup::store_adapter(&mut backend, &params, adapter)?;
         }
         let (programs, arena) = compile(&mut backend, &params, &options)?;
-        let scores = 2 * 64 * options.max_tokens * options.threads.max(1) * size_of::<f32>();
-        let peak_bytes = arena + backend.held_bytes() + scores as u64;
+        let peak_bytes = arena + backend.held_bytes() + scores_bytes(&options);
         Ok(Trainer { options, config: config.clone(), lora, params, backend, programs, peak_bytes, step: 0 })
+    }
+
+    /// What [`Trainer::planned_peak_bytes`] of such a trainer would be, without weights, memory or a device. On a GPU the room
+    /// for partial sums is not in it: some tens of MB.
+    #[must_use]
+    pub fn plan_bytes(config: &Config, lora: Option<&LoraConfig>, options: &TrainOptions) -> u64 {
+        let params = parameters(config, lora, options);
+        let on_gpu = matches!(options.device, ComputeDevice::Cuda { .. });
+        let caps = if on_gpu { crate::cuda::caps() } else { crate::cpu::caps(true) };
+        let layout = |plan: &Plan| match on_gpu {
+            true => crate::cuda::layout(options.precision, plan),
+            false => Layout::uniform(size_of::<f32>()),
+        };
+        let Plans { train, evaluate, .. } = Plans::new(&params, options, caps.head_chunk);
+        let peak = |plan: &Plan| place(plan, layout(plan), &caps.claims).peak;
+        let arena = peak(&train.plan).max(peak(&evaluate.plan));
+        let held = match on_gpu {
+            true => {
+                crate::cuda::planned_bytes(options.precision, &params, packed(options), train.plan.capacity)
+            }
+            false => crate::cpu::planned_bytes(options.precision, &params),
+        };
+        (arena + held) as u64 + scores_bytes(options)
     }
 
     /// Bytes that the trainer holds at most: parameters, gradients, moments, arena, scratch of the threads.
@@ -272,15 +291,14 @@ impl Trainer {
         Ok(())
     }
 
-    /// Hexadecimal SHA-256 of the frozen tensors as they are now (name and float32 values, in the order of names).
+    /// Hexadecimal SHA-256 of the frozen tensors as they are now: over the lines `name \0 SHA-256 of its float32 values \n` in
+    /// the order of names.
     ///
     /// # Errors
     /// When the device fails.
     pub fn base_sha256(&self) -> Result<String, EngineError> {
-        let frozen = setup::tensors(&self.backend, &self.params, |_, spec| {
-            spec.slab.is_none() && spec.class != Class::RopeTable
-        })?;
-        Ok(setup::digest(&frozen))
+        let is_base = |spec: &ParamSpec| spec.slab.is_none() && spec.class != Class::RopeTable;
+        setup::digest(&self.backend, &self.params, self.options.threads, is_base)
     }
 
     fn pack_all(&self, micro_batches: &[MicroBatch]) -> Result<Vec<Packed>, EngineError> {
@@ -335,6 +353,48 @@ fn check_options(options: &TrainOptions, adapter: Option<&Adapter>) -> Result<()
     }
 }
 
+fn parameters(config: &Config, lora: Option<&LoraConfig>, options: &TrainOptions) -> ModelParams {
+    let full = options.mode == Mode::Full;
+    ModelParams::new(setup::shape(config), lora.map(setup::lora_shape), full, !full, options.max_tokens)
+}
+
+/// Whether a GPU keeps the base in NF4, and with double quantisation or not.
+fn packed(options: &TrainOptions) -> Option<bool> {
+    match options.mode {
+        Mode::Qlora { double_quant } if options.packed_base => Some(double_quant),
+        _ => None,
+    }
+}
+
+/// Scores of attention, which every thread of the CPU keeps for itself.
+fn scores_bytes(options: &TrainOptions) -> u64 {
+    if options.device != ComputeDevice::Cpu {
+        return 0;
+    }
+    (2 * 64 * options.max_tokens * options.threads.max(1) * size_of::<f32>()) as u64
+}
+
+/// What a trainer runs.
+struct Plans {
+    train: TrainPlan,
+    evaluate: TrainPlan,
+    zero: Plan,
+    update: Plan,
+    norm: Mat,
+}
+
+impl Plans {
+    fn new(params: &ModelParams, options: &TrainOptions, head_chunk: usize) -> Self {
+        let save = vec![options.save; params.shape.layers];
+        let dropout = drop_threshold(options.dropout) > 0;
+        let tokens = options.max_tokens;
+        let train = train_plan_in_chunks(params, tokens, Some(&save), dropout, head_chunk);
+        let evaluate = train_plan_in_chunks(params, tokens, None, false, head_chunk);
+        let (zero, update, norm) = optimizer_plans();
+        Self { train, evaluate, zero, update, norm }
+    }
+}
+
 fn compile(
     backend: &mut AnyBackend,
     params: &ModelParams,
@@ -347,12 +407,7 @@ fn compile(
         peak = peak.max(placement.peak as u64);
         backend.compile(plan, placement)
     };
-    let save = vec![options.save; params.shape.layers];
-    let dropout = drop_threshold(options.dropout) > 0;
-    let tokens = options.max_tokens;
-    let train = train_plan_in_chunks(params, tokens, Some(&save), dropout, head_chunk);
-    let evaluate = train_plan_in_chunks(params, tokens, None, false, head_chunk);
-    let (zero, update, norm) = optimizer_plans();
+    let Plans { train, evaluate, zero, update, norm } = Plans::new(params, options, head_chunk);
     let programs = Programs {
         train: build(train.plan)?,
         train_loss: train.loss_sum,

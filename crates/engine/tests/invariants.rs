@@ -144,6 +144,25 @@ fn save_policies_do_not_change_a_bit() {
 }
 
 #[test]
+fn memory_is_known_without_a_trainer() {
+    for mode in [Mode::Lora, Mode::Full, Mode::Qlora { double_quant: true }] {
+        for precision in [Precision::Float32, Precision::Bf16Rounded] {
+            for save in [SavePolicy::All, SavePolicy::NoGateUp, SavePolicy::Input] {
+                let options = TrainOptions { mode, precision, save, ..dropped() };
+                let lora = random_adapter(&tiny_config(), 4, 8.0, 5).config;
+                let lora = (mode != Mode::Full).then_some(&lora);
+                let planned = Trainer::plan_bytes(&tiny_config(), lora, &options);
+                assert_eq!(
+                    planned,
+                    tiny_trainer(options).planned_peak_bytes(),
+                    "{mode:?} {precision:?} {save:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn interrupted_and_resumed_equals_uninterrupted() {
     for mode in [Mode::Lora, Mode::Full] {
         let options = TrainOptions { mode, ..dropped() };

@@ -1,12 +1,10 @@
 //! Models made from a seed: named shapes and random weights.
 
-use std::collections::BTreeMap;
-
 use crate::config::Config;
-use crate::names;
 use crate::philox::{Purpose, Stream};
 use crate::tensor::{self, Dtype, Tensor};
 use crate::weights::Weights;
+use crate::{names, parallel};
 
 /// Standard deviation of initial weights: `initializer_range` of the Qwen2 configurations.
 pub const STD: f64 = 0.02;
@@ -58,28 +56,13 @@ pub fn random_weights(config: &Config, seed: u64) -> Weights {
 /// [`random_weights`], each value rounded to `dtype`.
 pub fn random_weights_in(config: &Config, seed: u64, dtype: Dtype) -> Weights {
     let expected = names::expected(config);
-    let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(expected.len());
-    let make = |index: usize, name: &str, shape: &[usize]| {
-        let bytes =
-            random_tensor(name, shape, Stream::new(seed, Purpose::Weights, [index as u32, 0, 0]), dtype);
-        Tensor::from_bytes(dtype, shape, bytes)
-    };
-    let mut tensors = BTreeMap::new();
-    std::thread::scope(|scope| {
-        let (make, expected) = (&make, &expected);
-        let workers: Vec<_> = (0..threads)
-            .map(|worker| {
-                scope.spawn(move || {
-                    let own = expected.iter().enumerate().skip(worker).step_by(threads);
-                    own.filter_map(|(i, (name, shape))| Some((name.clone(), make(i, name, shape)?)))
-                        .collect::<Vec<_>>()
-                })
-            })
-            .collect();
-        for worker in workers {
-            tensors.extend(worker.join().unwrap_or_default());
-        }
+    let numbered: Vec<(usize, &(String, Vec<usize>))> = expected.iter().enumerate().collect();
+    let made = parallel::map(&numbered, parallel::available(), |&(index, (name, shape))| {
+        let stream = Stream::new(seed, Purpose::Weights, [index as u32, 0, 0]);
+        let tensor = Tensor::from_bytes(dtype, shape.as_slice(), random_tensor(name, shape, stream, dtype));
+        Some((name.clone(), tensor?))
     });
+    let tensors = made.into_iter().flatten().collect();
     Weights::trusted(tensors)
 }
 

@@ -10,6 +10,7 @@ pub mod init;
 pub mod manifest;
 pub mod names;
 pub mod nf4;
+pub mod parallel;
 pub mod philox;
 pub mod prompt;
 pub mod tensor;

@@ -9,7 +9,7 @@ use record::model::{MODEL_SCHEMA_VERSION, ModelManifest};
 use sha2::{Digest, Sha256};
 
 use crate::config::Config;
-use crate::{ModelError, Result, names, tokenizer, weights};
+use crate::{ModelError, Result, names, parallel, tokenizer, weights};
 
 pub const FILE: &str = "manifest.json";
 
@@ -33,14 +33,20 @@ pub fn describe(dir: &Path, origin: Origin) -> Result<ModelManifest> {
 /// As [`describe`]; without a tokenizer its hash is empty.
 fn describe_files(dir: &Path, origin: Origin) -> Result<ModelManifest> {
     let config = Config::from_dir(dir)?;
-    let mut files = BTreeMap::new();
+    let mut names_paths = Vec::new();
     for entry in fs::read_dir(dir).map_err(|e| ModelError::io("list", dir, e))? {
         let path = entry.map_err(|e| ModelError::io("list", dir, e))?.path();
         let Some(name) = path.file_name().and_then(|n| n.to_str()).filter(|n| *n != FILE) else { continue };
         if path.is_file() {
-            files.insert(name.to_owned(), sha256_file(&path)?);
+            names_paths.push((name.to_owned(), path));
         }
     }
+    let hashes = parallel::map(&names_paths, parallel::available(), |(_, path)| sha256_file(path));
+    let files: BTreeMap<String, String> = names_paths
+        .into_iter()
+        .zip(hashes)
+        .map(|((name, _), hash)| Ok((name, hash?)))
+        .collect::<Result<_>>()?;
     Ok(ModelManifest {
         schema_version: MODEL_SCHEMA_VERSION,
         source: origin.source,
@@ -114,9 +120,11 @@ pub fn load(dir: &Path) -> Result<ModelManifest> {
 /// # Errors
 /// Names the first file that is missing, changed or not in the manifest.
 pub fn verify(dir: &Path, manifest: &ModelManifest) -> Result<()> {
-    for (name, sha256) in &manifest.files {
+    let files: Vec<(&String, &String)> = manifest.files.iter().collect();
+    let hashes = parallel::map(&files, parallel::available(), |(name, _)| sha256_file(&dir.join(name)));
+    for ((name, sha256), found) in files.into_iter().zip(hashes) {
         let path = dir.join(name);
-        if sha256_file(&path)? != *sha256 {
+        if found? != *sha256 {
             let message = "its bytes are not those of manifest.json".to_owned();
             return Err(ModelError::Manifest { place: path.display().to_string(), message });
         }

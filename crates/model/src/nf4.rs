@@ -86,16 +86,19 @@ impl Nf4 {
     /// # Errors
     /// A value is infinite or not a number.
     pub fn quantize(values: &[f32], double: bool) -> Result<Self, Nf4Error> {
-        if let Some(index) = values.iter().position(|v| !v.is_finite()) {
+        // Without an early end the check runs on several values at a time.
+        if !values.iter().fold(true, |all, v| all & v.is_finite())
+            && let Some(index) = values.iter().position(|v| !v.is_finite())
+        {
             return Err(Nf4Error::NotFinite { index, value: values[index] });
         }
         let maxima: Vec<f32> = values.chunks(BLOCK).map(largest).collect();
         let mut codes = Vec::with_capacity(values.len().div_ceil(2));
         for (block, &max) in values.chunks(BLOCK).zip(&maxima) {
-            let inverse = 1.0 / max;
-            // A zero at an odd end, as bitsandbytes pads.
-            let code = |v: Option<&f32>| code(v.copied().unwrap_or(0.0) * inverse);
-            codes.extend(block.chunks(2).map(|pair| code(pair.first()) << 4 | code(pair.get(1))));
+            let block_codes = block_codes(block, 1.0 / max);
+            codes.extend(
+                block_codes.as_chunks::<2>().0[..block.len().div_ceil(2)].iter().map(|[a, b]| a << 4 | b),
+            );
         }
         let absmax = if double { AbsMax::quantize(&maxima, mean(&maxima)) } else { AbsMax::Single(maxima) };
         Ok(Self { len: values.len(), codes, absmax })
@@ -151,12 +154,14 @@ impl Nf4 {
 
     /// The numbers again, rounded to bfloat16 (nearest, ties to even), as float32.
     pub fn dequantize(&self) -> Vec<f32> {
-        let maxima = self.absmax.dequantize();
-        let level = |i: usize| {
-            let byte = self.codes[i / 2];
-            LEVELS[usize::from(if i.is_multiple_of(2) { byte >> 4 } else { byte & 15 })]
-        };
-        (0..self.len).map(|i| bf16::from_f32(level(i) * maxima[i / BLOCK]).to_f32()).collect()
+        let mut values = Vec::with_capacity(self.codes.len() * 2);
+        for (codes, max) in self.codes.chunks(BLOCK / 2).zip(self.absmax.dequantize()) {
+            let levels = LEVELS.map(|level| bf16::from_f32(level * max).to_f32());
+            let pair = |byte: &u8| [levels[usize::from(byte >> 4)], levels[usize::from(byte & 15)]];
+            values.extend(codes.iter().flat_map(pair));
+        }
+        values.truncate(self.len);
+        values
     }
 }
 
@@ -188,8 +193,15 @@ impl AbsMax {
     }
 }
 
+/// Kept for eight lanes at a time: the largest is the same in any order.
 fn largest(block: &[f32]) -> f32 {
-    block.iter().fold(0.0, |max, v| max.max(v.abs()))
+    let mut lanes = [0.0f32; 8];
+    for values in block.chunks(lanes.len()) {
+        for (lane, value) in lanes.iter_mut().zip(values) {
+            *lane = if value.abs() > *lane { value.abs() } else { *lane };
+        }
+    }
+    lanes.into_iter().fold(0.0, f32::max)
 }
 
 fn mean(values: &[f32]) -> f32 {
@@ -199,9 +211,21 @@ fn mean(values: &[f32]) -> f32 {
     (values.iter().map(|&v| f64::from(v)).sum::<f64>() / values.len() as f64) as f32
 }
 
+/// Codes of up to [`BLOCK`] values; what a short block lacks counts as zeros, as bitsandbytes pads.
 /// A block of zeros gives 0 * inf, which is above no threshold: code 0, whose level times 0 is 0.
-fn code(value: f32) -> u8 {
-    THRESHOLDS.iter().filter(|&&t| value > t).count() as u8
+fn block_codes(block: &[f32], inverse: f32) -> [u8; BLOCK] {
+    let mut scaled = [0.0 * inverse; BLOCK];
+    for (scaled, value) in scaled.iter_mut().zip(block) {
+        *scaled = value * inverse;
+    }
+    // One threshold for all values after another: the loop inside runs on several values at a time.
+    let mut codes = [0u32; BLOCK];
+    for threshold in THRESHOLDS {
+        for (code, value) in codes.iter_mut().zip(&scaled) {
+            *code += u32::from(*value > threshold);
+        }
+    }
+    codes.map(|code| code as u8)
 }
 
 /// The index of the entry of a sorted table that bitsandbytes takes for `value`: the nearest, a tie to the lower side
@@ -262,5 +286,55 @@ fn linspace(i: usize, parts: usize) -> f32 {
         libm::fmaf(step, i as f32, start)
     } else {
         libm::fmaf(-step, (parts - i) as f32, end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::philox::{Purpose, Stream};
+
+    /// Value by value, as the definition says it.
+    fn plain(values: &[f32]) -> (Vec<u8>, Vec<f32>, Vec<f32>) {
+        let maxima: Vec<f32> = values
+            .chunks(BLOCK)
+            .map(|block| block.iter().map(|v| v.abs()).max_by(f32::total_cmp).unwrap_or(0.0))
+            .collect();
+        let code = |i: usize| {
+            let scaled =
+                values.get(i).copied().unwrap_or(0.0) * (1.0 / maxima[i.min(values.len() - 1) / BLOCK]);
+            THRESHOLDS.iter().filter(|&&threshold| scaled > threshold).count()
+        };
+        let codes =
+            (0..values.len().div_ceil(2)).map(|i| (code(2 * i) << 4 | code(2 * i + 1)) as u8).collect();
+        let back =
+            (0..values.len()).map(|i| bf16::from_f32(LEVELS[code(i)] * maxima[i / BLOCK]).to_f32()).collect();
+        (codes, maxima, back)
+    }
+
+    #[test]
+    fn blocks_at_a_time_give_what_values_one_by_one_give() {
+        let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        for (round, n) in [1, 2, 63, 64, 65, 127, 128, 1000, 4097].into_iter().enumerate() {
+            let stream = Stream::new(round as u64, Purpose::Weights, [0, 0, 0]);
+            let mut values: Vec<f32> = (0..n as u64).flat_map(|i| stream.normal_block(i)).take(n).collect();
+            // A block of zeros, thresholds met exactly, numbers at both ends of what float32 holds.
+            values.iter_mut().skip(64).take(64).for_each(|v| *v = 0.0);
+            values.iter_mut().skip(128).zip(THRESHOLDS).for_each(|(v, threshold)| *v = threshold);
+            values.iter_mut().skip(200).take(1).for_each(|v| *v = -1.0);
+            values
+                .iter_mut()
+                .skip(320)
+                .zip([f32::MAX, f32::MIN_POSITIVE, -0.0, 1e-45])
+                .for_each(|(v, x)| *v = x);
+            let (codes, maxima, back) = plain(&values);
+            let nf4 = Nf4::quantize(&values, false).unwrap();
+            assert_eq!(nf4.codes(), codes, "{n} values");
+            assert!(
+                matches!(nf4.absmax(), AbsMax::Single(found) if bits(found) == bits(&maxima)),
+                "{n} values"
+            );
+            assert_eq!(bits(&nf4.dequantize()), bits(&back), "{n} values");
+        }
     }
 }

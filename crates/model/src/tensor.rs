@@ -120,17 +120,13 @@ impl Tensor {
     pub fn first_not_finite(&self) -> Option<(usize, f32)> {
         let bytes = self.bytes();
         let index = match self.dtype {
-            Dtype::F32 => bytes
-                .as_chunks::<4>()
-                .0
-                .iter()
-                .position(|b| u32::from_le_bytes(*b) & 0x7f80_0000 == 0x7f80_0000),
+            Dtype::F32 => {
+                first_where(bytes.as_chunks::<4>().0, |b| u32::from_le_bytes(b) & 0x7f80_0000 == 0x7f80_0000)
+            }
             Dtype::Bf16 => {
-                bytes.as_chunks::<2>().0.iter().position(|b| u16::from_le_bytes(*b) & 0x7f80 == 0x7f80)
+                first_where(bytes.as_chunks::<2>().0, |b| u16::from_le_bytes(b) & 0x7f80 == 0x7f80)
             }
-            Dtype::F16 => {
-                bytes.as_chunks::<2>().0.iter().position(|b| u16::from_le_bytes(*b) & 0x7c00 == 0x7c00)
-            }
+            Dtype::F16 => first_where(bytes.as_chunks::<2>().0, |b| u16::from_le_bytes(b) & 0x7c00 == 0x7c00),
         }?;
         let size = self.dtype.size();
         let start = self.range.start + index * size;
@@ -148,6 +144,14 @@ impl Tensor {
         let range = 0..bytes.len();
         Self { dtype, shape: self.shape.clone(), buffer: Arc::new(bytes), range }
     }
+}
+
+/// Position of the first item with a property. Whole runs are asked without an early end, which takes several items at a time.
+fn first_where<T: Copy>(items: &[T], is_one: impl Fn(T) -> bool) -> Option<usize> {
+    const RUN: usize = 4096;
+    let any = |run: &[T]| run.iter().fold(false, |any, &item| any | is_one(item));
+    let (n, run) = items.chunks(RUN).enumerate().find(|(_, run)| any(run))?;
+    Some(n * RUN + run.iter().position(|&item| is_one(item))?)
 }
 
 /// Little-endian bytes of `values` in `dtype`, rounded to nearest, ties to even.

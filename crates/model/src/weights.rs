@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::config::Config;
 use crate::tensor::{Dtype, Tensor};
-use crate::{ModelError, Result, names};
+use crate::{ModelError, Result, names, parallel};
 
 pub const FILE: &str = "model.safetensors";
 pub const INDEX: &str = "model.safetensors.index.json";
@@ -83,9 +83,11 @@ impl Weights {
                 let message = format!("has the shape {found:?}, config.json asks for {shape:?}");
                 return Err(ModelError::weights(format!("{place}: {name}"), message));
             }
-            if let Some(message) = not_finite(&tensors[name]) {
-                return Err(ModelError::weights(format!("{place}: {name}"), message));
-            }
+        }
+        let named: Vec<(&String, &Tensor)> = tensors.iter().collect();
+        let found = parallel::map(&named, parallel::available(), |(_, tensor)| not_finite(tensor));
+        if let Some(((name, _), message)) = named.iter().zip(found).find_map(|(n, m)| Some((n, m?))) {
+            return Err(ModelError::weights(format!("{place}: {name}"), message));
         }
         Ok(Self { tensors })
     }

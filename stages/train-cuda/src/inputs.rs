@@ -79,9 +79,16 @@ pub(crate) fn read(params: &Params, context: &Context) -> Result<Inputs> {
 
 fn read_base(dir: &Path) -> Result<(Base, Weights)> {
     let config = Config::from_dir(dir).map_err(model_error)?;
+    let is_hashed_now = !dir.join(manifest::FILE).exists();
     let manifest = manifest::load(dir).map_err(model_error)?;
-    manifest::verify(dir, &manifest).map_err(model_error)?;
-    let weights = Weights::load(dir, &config).map_err(model_error)?;
+    // Hashing and reading take about the same time: side by side, the file comes from the disk once.
+    let (verified, weights) = std::thread::scope(|scope| {
+        let verifying = scope.spawn(|| if is_hashed_now { Ok(()) } else { manifest::verify(dir, &manifest) });
+        let weights = Weights::load(dir, &config);
+        (verifying.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), weights)
+    });
+    verified.map_err(model_error)?;
+    let weights = weights.map_err(model_error)?;
     Ok((Base { dir: dir.to_owned(), config, manifest }, weights))
 }
 

@@ -16,6 +16,8 @@ mod tokens;
 mod train;
 mod weights;
 
+use std::time::Instant;
+
 use engine::device::{self, Build, ComputeDevice, DeviceRequest};
 use record::training::{TrainingMetrics, TrainingStatus};
 use stage_kit::{Alias, Context, Outcome, PortSpec, Result, Stage, StageError, Target, digest};
@@ -59,13 +61,14 @@ impl Stage for TrainCuda {
         let params = params.resolve()?;
         check_outputs(&params, context)?;
         let device = choose_device(&params.device, context)?;
+        let begun = Instant::now();
         let inputs = inputs::read(&params, context)?;
         if params.select == Select::Best && inputs.data.validation.is_none() {
             return Err(StageError::usage("select=best needs validation rows, and there are none")
                 .at(context.input("tokens")?.join("validation.parquet").display().to_string())
                 .next("give validation rows, or --set select=last"));
         }
-        train(&params, inputs, device, context)?;
+        train(&params, inputs, device, begun, context)?;
         Ok(Outcome::Done)
     }
 }
@@ -100,13 +103,21 @@ fn choose_device(text: &str, context: &Context) -> Result<ComputeDevice> {
     Ok(choice.device)
 }
 
-fn train(params: &Params, inputs: Inputs, device: ComputeDevice, context: &Context) -> Result<()> {
+fn train(
+    params: &Params,
+    inputs: Inputs,
+    device: ComputeDevice,
+    begun: Instant,
+    context: &Context,
+) -> Result<()> {
+    let read_s = begun.elapsed().as_secs_f64();
     let Inputs { base, weights, data, adapter, hashes } = inputs;
     let length = Length::of(data.train.rows.len(), params);
     data.check_steps(params, context.seed(), length)?;
     let (trainer, packing) =
         Maker { params, config: &base.config, weights: &weights, data: &data, device, context }
             .make(adapter.as_ref())?;
+    let made_s = begun.elapsed().as_secs_f64();
     let planned_peak_bytes = trainer.planned_peak_bytes();
     let n_trainable = adapter.as_ref().map_or_else(|| weights.n_parameters(), |a| a.n_parameters());
     let base_sha256 = match params.mode {
@@ -119,6 +130,12 @@ fn train(params: &Params, inputs: Inputs, device: ComputeDevice, context: &Conte
     for line in summary(&data, length, n_trainable, planned_peak_bytes) {
         live.say(&line);
     }
+    let ready_s = begun.elapsed().as_secs_f64();
+    live.say(&format!(
+        "ready after {ready_s:.1} s: inputs {read_s:.1}, model on the device {:.1}, its hash {:.1}",
+        made_s - read_s,
+        ready_s - made_s
+    ));
     let run = Run {
         context,
         params,
@@ -135,33 +152,51 @@ fn train(params: &Params, inputs: Inputs, device: ComputeDevice, context: &Conte
     };
     let mut run = resumed(run)?;
     run.go()?;
-    let frozen_after = (params.mode != TrainMode::Full)
+    let end = End { base: &base, device, n_trainable, base_sha256, planned_peak_bytes };
+    finish(run, end, context)
+}
+
+/// What the outputs say beside the run itself.
+struct End<'r> {
+    base: &'r inputs::Base,
+    device: ComputeDevice,
+    n_trainable: u64,
+    base_sha256: String,
+    planned_peak_bytes: u64,
+}
+
+/// Checks that the base is what it was, and writes the outputs.
+fn finish(mut run: Run<'_>, end: End<'_>, context: &Context) -> Result<()> {
+    let begun = Instant::now();
+    let base_sha256_after = (run.params.mode != TrainMode::Full)
         .then(|| run.trainer.base_sha256().map_err(engine_error))
         .transpose()?;
-    if frozen_after.as_ref().is_some_and(|after| *after != base_sha256) {
+    if base_sha256_after.as_ref().is_some_and(|after| *after != end.base_sha256) {
         return Err(StageError::internal("the base weights changed while an adapter was trained"));
     }
+    let metadata = &run.data.train.metadata;
     let finished = Finished {
-        params,
-        backend: device.backend(),
-        base: &base,
-        template_sha256: &data.train.metadata.template_sha256,
-        tokenizer_sha256: &data.train.metadata.tokenizer_sha256,
+        params: run.params,
+        backend: end.device.backend(),
+        base: end.base,
+        template_sha256: &metadata.template_sha256,
+        tokenizer_sha256: &metadata.tokenizer_sha256,
         history: &run.history,
         store: &run.store,
-        length,
-        n_trainable,
-        base_sha256,
-        base_sha256_after: frozen_after,
+        length: run.length,
+        n_trainable: end.n_trainable,
+        base_sha256: end.base_sha256,
+        base_sha256_after,
     };
     finished.write_weights(context)?;
     if context.wants("checkpoints") {
         finished.write_checkpoints(context)?;
     }
     run.live.status(TrainingStatus::Completed);
-    run.live.say(&format!("trained {} steps", run.history.steps_done()));
+    let (steps, seconds) = (run.history.steps_done(), begun.elapsed().as_secs_f64());
+    run.live.say(&format!("trained {steps} steps; outputs after {seconds:.1} s"));
     if context.wants("log") {
-        outputs::write_log(context, &metrics(&run, device, planned_peak_bytes))?;
+        outputs::write_log(context, &metrics(&run, end.device, end.planned_peak_bytes))?;
     }
     Ok(())
 }

@@ -50,7 +50,40 @@ pub enum Select {
 pub enum Preset {
     /// Hypothesis H9: 15 epochs at a learning rate of 6e-4.
     H9,
+    /// The recipe in less than 5 GiB of GPU memory.
+    Budget,
+    /// All of the GPU's memory: more rows a step, all of them at a time, nothing computed twice. Not the recipe.
+    Saturate,
 }
+
+/// What a preset gives to parameters that are not given.
+struct Values {
+    epochs: u32,
+    lr: f64,
+    vram_limit_mb: u64,
+    batch: u32,
+    accumulation: u32,
+}
+
+const RECIPE: Values = Values { epochs: 3, lr: 2e-4, vram_limit_mb: 7500, batch: 4, accumulation: 4 };
+
+impl Values {
+    fn of(preset: Option<Preset>) -> Self {
+        match preset {
+            None => RECIPE,
+            Some(Preset::H9) => Values { epochs: 15, lr: 6e-4, ..RECIPE },
+            Some(Preset::Budget) => Values { vram_limit_mb: BUDGET_MB, ..RECIPE },
+            Some(Preset::Saturate) => Values { vram_limit_mb: 0, batch: 64, accumulation: 1, ..RECIPE },
+        }
+    }
+}
+
+/// More tokens at a time are no faster.
+const GPU_TOKENS: usize = 16_384;
+/// With them a GPU of 24 GB is about full.
+const SATURATE_TOKENS: usize = 65_536;
+/// 5 GiB by NVML are 5369 MB; the driver's context, its graphs and its rounding take some beside the plan.
+const BUDGET_MB: u64 = 4700;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -61,15 +94,17 @@ pub struct Params {
     pub device: String,
     /// bfloat16 (activations) or float32.
     pub precision: Precision,
-    /// Values for what is not given: h9 (15 epochs, lr 6e-4). What is given wins.
+    /// Values for what is not given: h9 (15 epochs, lr 6e-4), budget (vram_limit_mb 4700), saturate (vram_limit_mb 0, batch 64,
+    /// accumulation 1). What is given wins.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub preset: Option<Preset>,
-    /// GPU memory that training may take, in MB (10^6 bytes), the driver's context included; 0: all that is free.
-    pub vram_limit_mb: u64,
-    /// Sequences of a micro-batch.
-    pub batch: u32,
-    /// Micro-batches of an optimizer step.
-    pub accumulation: u32,
+    /// GPU memory that training may take, in MB (10^6 bytes), the driver's context included; 0: all that is free. 7500 unless a
+    /// preset says otherwise.
+    pub vram_limit_mb: Option<u64>,
+    /// Sequences of a micro-batch; 4 unless a preset says otherwise.
+    pub batch: Option<u32>,
+    /// Micro-batches of an optimizer step; 4 unless a preset says otherwise.
+    pub accumulation: Option<u32>,
     /// Passes over the training rows; 3 unless a preset says otherwise.
     pub epochs: Option<u32>,
     /// Highest learning rate; 2e-4 unless a preset says otherwise.
@@ -118,9 +153,9 @@ impl Default for Params {
             device: "auto".to_owned(),
             precision: Precision::Bfloat16,
             preset: None,
-            vram_limit_mb: 7500,
-            batch: 4,
-            accumulation: 4,
+            vram_limit_mb: None,
+            batch: None,
+            accumulation: None,
             epochs: None,
             lr: None,
             warmup_ratio: 0.03,
@@ -152,38 +187,49 @@ impl Params {
     /// # Errors
     /// A usage error that names the parameter.
     pub fn resolve(mut self) -> Result<Self> {
-        let (epochs, lr) = match self.preset {
-            Some(Preset::H9) => (15, 6e-4),
-            None => (3, 2e-4),
-        };
-        self.epochs.get_or_insert(epochs);
-        self.lr.get_or_insert(lr);
+        let values = Values::of(self.preset);
+        self.epochs.get_or_insert(values.epochs);
+        self.lr.get_or_insert(values.lr);
+        self.vram_limit_mb.get_or_insert(values.vram_limit_mb);
+        self.batch.get_or_insert(values.batch);
+        self.accumulation.get_or_insert(values.accumulation);
         self.check()?;
         Ok(self)
     }
 
     pub fn epochs(&self) -> u64 {
-        u64::from(self.epochs.unwrap_or(3))
+        u64::from(self.epochs.unwrap_or(RECIPE.epochs))
     }
 
     pub fn lr(&self) -> f64 {
-        self.lr.unwrap_or(2e-4)
+        self.lr.unwrap_or(RECIPE.lr)
+    }
+
+    /// Rows of one micro-batch.
+    pub fn batch(&self) -> usize {
+        self.batch.unwrap_or(RECIPE.batch) as usize
     }
 
     /// Rows of one optimizer step.
     pub fn rows_per_step(&self) -> usize {
-        self.batch as usize * self.accumulation as usize
+        self.batch() * self.accumulation.unwrap_or(RECIPE.accumulation) as usize
+    }
+
+    /// Bytes of GPU memory that may be taken; 0: all that is free.
+    pub fn vram_limit_bytes(&self) -> u64 {
+        self.vram_limit_mb.unwrap_or(RECIPE.vram_limit_mb).saturating_mul(1_000_000)
+    }
+
+    /// Most tokens that go through a GPU at a time.
+    pub fn gpu_tokens(&self) -> usize {
+        if self.preset == Some(Preset::Saturate) { SATURATE_TOKENS } else { GPU_TOKENS }
     }
 
     fn check(&self) -> Result<()> {
-        let ranges: [(&str, f64, bool, &str); 15] = [
-            ("batch", f64::from(self.batch), (1..=4096).contains(&self.batch), "1 to 4096"),
-            (
-                "accumulation",
-                f64::from(self.accumulation),
-                (1..=4096).contains(&self.accumulation),
-                "1 to 4096",
-            ),
+        let counts = [("batch", self.batch), ("accumulation", self.accumulation)]
+            .map(|(name, n)| (name, n.unwrap_or(RECIPE.batch)))
+            .map(|(name, n)| (name, f64::from(n), (1..=4096).contains(&n), "1 to 4096"));
+        let ranges: [(&str, f64, bool, &str); 13] = [
             ("epochs", self.epochs() as f64, self.epochs() > 0, "1 or more"),
             ("lr", self.lr(), self.lr().is_finite() && self.lr() > 0.0, "above 0"),
             ("warmup_ratio", self.warmup_ratio, (0.0..=1.0).contains(&self.warmup_ratio), "0 to 1"),
@@ -198,7 +244,7 @@ impl Params {
             ("dropout", self.dropout, (0.0..1.0).contains(&self.dropout), "0 up to, not including, 1"),
             ("keep", f64::from(self.keep), (1..=3).contains(&self.keep), "1 to 3"),
         ];
-        for (name, value, good, range) in ranges {
+        for (name, value, good, range) in counts.into_iter().chain(ranges) {
             if !good {
                 return Err(StageError::usage(format!("{value} is out of range"))
                     .at(format!("train-cuda parameter {name}"))
@@ -238,7 +284,8 @@ mod tests {
     #[test]
     fn defaults_are_the_recipe() {
         let p = Params::default().resolve().unwrap();
-        assert_eq!((p.epochs(), p.lr(), p.batch, p.accumulation), (3, 2e-4, 4, 4));
+        assert_eq!((p.epochs(), p.lr(), p.batch, p.accumulation), (3, 2e-4, Some(4), Some(4)));
+        assert_eq!((p.vram_limit_bytes(), p.rows_per_step()), (7_500_000_000, 16));
         assert_eq!((p.rank, p.alpha, p.dropout), (16, 32.0, 0.05));
         assert_eq!((p.beta1, p.beta2, p.eps, p.weight_decay, p.clip), (0.9, 0.999, 1e-8, 0.01, 1.0));
         assert_eq!(p.target_modules.len(), 7);
@@ -251,13 +298,20 @@ mod tests {
         assert_eq!((p.epochs(), p.lr()), (15, 6e-4));
         let p = Params { lr: Some(2e-4), ..h9 }.resolve().unwrap();
         assert_eq!((p.epochs(), p.lr()), (15, 2e-4));
+        let of = |preset| Params { preset: Some(preset), ..Params::default() }.resolve().unwrap();
+        let budget = of(Preset::Budget);
+        assert!(budget.vram_limit_bytes() < 5 << 30);
+        let rest = |p: Params| Params { preset: None, vram_limit_mb: None, ..p };
+        assert_eq!(rest(budget), rest(Params::default().resolve().unwrap()), "the recipe itself");
+        let saturate = of(Preset::Saturate);
+        assert_eq!((saturate.vram_limit_bytes(), saturate.rows_per_step()), (0, 64));
     }
 
     #[test]
     fn values_out_of_range_name_the_parameter() {
         type Change = fn(&mut Params);
         let cases: [(&str, Change); 7] = [
-            ("batch", |p| p.batch = 0),
+            ("batch", |p| p.batch = Some(0)),
             ("epochs", |p| p.epochs = Some(0)),
             ("lr", |p| p.lr = Some(f64::NAN)),
             ("dropout", |p| p.dropout = 1.0),

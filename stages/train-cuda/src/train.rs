@@ -380,8 +380,8 @@ mod tests {
     #[test]
     fn a_run_s_length() {
         let params = |epochs, max_steps| Params {
-            batch: 2,
-            accumulation: 2,
+            batch: Some(2),
+            accumulation: Some(2),
             epochs: Some(epochs),
             max_steps,
             ..Params::default()

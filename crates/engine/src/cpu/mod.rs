@@ -12,6 +12,7 @@ pub mod training;
 pub use adapter::Dropout;
 pub use real::Real;
 
+use crate::api::Precision;
 use crate::backend::{Backend, BackendError, Caps, Inputs, Note, Slab};
 use crate::place::{Layout, Placement};
 use crate::plan::{Block, Class, Dims, HEAD_CHUNK, Mat, ModelParams, ParamId, ParamSpec, Place, Plan, Rows};
@@ -231,13 +232,25 @@ pub(crate) fn check_inputs(plan: &Plan, inputs: &Inputs) -> Result<(), BackendEr
     Ok(())
 }
 
+/// What the backend is, before there is one.
+pub(crate) fn caps(native: bool) -> Caps {
+    let claims = if native { BTreeSet::from([Block::AttentionCoreBackward]) } else { BTreeSet::new() };
+    Caps { name: "cpu", claims, head_chunk: HEAD_CHUNK }
+}
+
+/// Bytes that a float32 backend would hold beside the arena.
+pub(crate) fn planned_bytes(precision: Precision, params: &ModelParams) -> usize {
+    let frozen: usize = params.specs.iter().filter(|s| s.slab.is_none()).map(ParamSpec::elements).sum();
+    let trains_base = params.specs.iter().any(|spec| spec.slab.is_some() && spec.class != Class::Adapter);
+    let copies = if precision == Precision::Bf16Rounded && trains_base { 5 } else { 4 };
+    (frozen + copies * params.slab_len) * size_of::<f32>()
+}
+
 impl<R: Real> Backend for Cpu<R> {
     type Program = CpuProgram;
 
     fn caps(&self) -> Caps {
-        let claims =
-            if self.native { BTreeSet::from([Block::AttentionCoreBackward]) } else { BTreeSet::new() };
-        Caps { name: "cpu", claims, head_chunk: HEAD_CHUNK }
+        caps(self.native)
     }
 
     fn layout(&self, _plan: &Plan) -> Layout {
@@ -300,6 +313,9 @@ impl<R: Real> Backend for Cpu<R> {
         let missing =
             || BackendError::Plan { op: spec.pieces[0].name.clone(), message: "was never stored".to_owned() };
         let view = self.store.view(id).ok_or_else(missing)?;
+        if view.row_stride == spec.cols && view.col_stride == 1 {
+            return Ok(view.data[..spec.elements()].iter().map(|value| value.to_f32()).collect());
+        }
         let element = |row: usize, col: usize| view.data[row * view.row_stride + col * view.col_stride];
         Ok((0..spec.rows).flat_map(|r| (0..spec.cols).map(move |c| element(r, c).to_f32())).collect())
     }

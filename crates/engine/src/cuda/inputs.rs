@@ -114,6 +114,11 @@ impl Block {
     }
 }
 
+/// [`Block::bytes`] of a block that nobody made.
+pub(super) fn block_bytes(capacity: Dims) -> usize {
+    fields(capacity).into_iter().map(|(_, elements)| (elements * 4).next_multiple_of(ALIGN)).sum()
+}
+
 /// Fields and the 32-bit words that they take.
 fn fields(capacity: Dims) -> Vec<(Field, usize)> {
     let (tokens, loss) = (capacity.tokens, capacity.loss_rows);

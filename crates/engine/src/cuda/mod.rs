@@ -295,6 +295,38 @@ impl Cuda {
     }
 }
 
+/// What the backend is, before there is one.
+pub(crate) fn caps() -> Caps {
+    Caps { name: "cuda", claims: BTreeSet::new(), head_chunk: HEAD_CHUNK }
+}
+
+/// How the backend wants a plan's buffers to lie.
+pub(crate) fn layout(precision: Precision, plan: &Plan) -> Layout {
+    let low = precision == Precision::Bf16Rounded;
+    let width = if low { 2 } else { 4 };
+    let mut extra: BTreeMap<BufferId, usize> = BTreeMap::new();
+    if low {
+        for op in plan.ops() {
+            if let Op::Lora { group, x, .. } = *op {
+                let columns = extra.entry(x.buffer).or_default();
+                *columns = (*columns).max(group_tail(&plan.groups[group]));
+            }
+        }
+    }
+    Layout { act: width, grad: width, stat: 4, align: ALIGN, extra }
+}
+
+/// Bytes that a backend would hold beside the arena for these parameters and plans of this capacity; not counted is the room
+/// for partial sums, which lowering finds out.
+pub(crate) fn planned_bytes(
+    precision: Precision,
+    params: &ModelParams,
+    packed: Option<bool>,
+    capacity: Dims,
+) -> usize {
+    store::planned_bytes(precision, params, packed) + inputs::block_bytes(capacity) + WORKSPACE_BYTES
+}
+
 fn plan_error(what: &str, message: &str) -> BackendError {
     BackendError::Plan { op: what.to_owned(), message: message.to_owned() }
 }
@@ -303,21 +335,11 @@ impl Backend for Cuda {
     type Program = CudaProgram;
 
     fn caps(&self) -> Caps {
-        Caps { name: "cuda", claims: BTreeSet::new(), head_chunk: HEAD_CHUNK }
+        caps()
     }
 
     fn layout(&self, plan: &Plan) -> Layout {
-        let width = if self.low() { 2 } else { 4 };
-        let mut extra: BTreeMap<BufferId, usize> = BTreeMap::new();
-        if self.low() {
-            for op in plan.ops() {
-                if let Op::Lora { group, x, .. } = *op {
-                    let columns = extra.entry(x.buffer).or_default();
-                    *columns = (*columns).max(group_tail(&plan.groups[group]));
-                }
-            }
-        }
-        Layout { act: width, grad: width, stat: 4, align: ALIGN, extra }
+        layout(self.options.precision, plan)
     }
 
     fn held_bytes(&self) -> u64 {

@@ -43,13 +43,17 @@ fn piece_bytes(n: usize, double: bool) -> usize {
     n.div_ceil(2).next_multiple_of(ALIGN) + maxima
 }
 
+/// Bytes of all projections of a model.
+pub(super) fn bytes(params: &ModelParams, double: bool) -> usize {
+    let projections = params.specs.iter().filter(|spec| spec.class == Class::Projection);
+    let pieces = projections.flat_map(|spec| &spec.pieces);
+    pieces.map(|piece| piece_bytes(piece.rows * piece.cols, double)).sum()
+}
+
 impl Packed {
     /// Room for all projections of a model.
     pub(super) fn new(gpu: &Gpu, params: &ModelParams, double: bool) -> Result<Self, BackendError> {
-        let projections = params.specs.iter().filter(|spec| spec.class == Class::Projection);
-        let pieces = projections.flat_map(|spec| &spec.pieces);
-        let bytes = pieces.map(|piece| piece_bytes(piece.rows * piece.cols, double)).sum();
-        Self::with_bytes(gpu, bytes)
+        Self::with_bytes(gpu, bytes(params, double))
     }
 
     /// Room for the tensors of one projection.

@@ -32,14 +32,22 @@ struct Tail {
     modules: Vec<(ParamId, usize, usize)>,
 }
 
+/// How parameters lie on the device.
+#[derive(Debug)]
+struct Sizes {
+    precision: Precision,
+    tails: BTreeMap<ParamId, Tail>,
+    /// Projections stay in NF4.
+    is_packed: bool,
+}
+
 /// All parameters.
 #[derive(Debug)]
 pub(super) struct Store {
     gpu: Gpu,
-    precision: Precision,
     specs: Vec<ParamSpec>,
+    sizes: Sizes,
     frozen: Vec<Option<Tensor>>,
-    tails: BTreeMap<ParamId, Tail>,
     slabs: BTreeMap<Slab, Tensor>,
     /// What products read of the master slab: its values in bfloat16.
     copy: Option<Tensor>,
@@ -57,23 +65,21 @@ impl Store {
         packed: Option<bool>,
     ) -> Result<Self, BackendError> {
         let low = precision == Precision::Bf16Rounded;
-        let tails = if low { tails(params) } else { BTreeMap::new() };
         let mut store = Store {
             gpu: gpu.clone(),
-            precision,
             specs: params.specs.clone(),
+            sizes: Sizes::new(precision, params, packed.is_some()),
             frozen: Vec::new(),
-            tails,
             slabs: BTreeMap::new(),
             copy: None,
             packed: packed.map(|double| Packed::new(gpu, params, double)).transpose()?,
             bytes: 0,
         };
-        let places = store.places(params);
-        let total = places.iter().map(|&(_, end)| end).max().unwrap_or(0);
+        let places = store.sizes.places(params);
+        let total = end(&places);
         let memory = store.alloc(total, "the model's weights")?;
         for ((id, spec), (offset, _)) in params.iter().zip(places) {
-            let tensor = (spec.slab.is_none()).then(|| store.frozen_tensor(&memory, offset, id, spec));
+            let tensor = (spec.slab.is_none()).then(|| store.sizes.tensor(&memory, offset, id, spec));
             store.frozen.push(tensor.transpose()?);
         }
         memory.fill(0)?;
@@ -99,57 +105,6 @@ impl Store {
     /// Device memory that the parameters take.
     pub(super) fn bytes(&self) -> usize {
         self.bytes + self.packed.as_ref().map_or(0, Packed::bytes)
-    }
-
-    /// First and last byte of each frozen parameter. Packed projections of one size lie in one place.
-    fn places(&self, params: &ModelParams) -> Vec<(usize, usize)> {
-        let mut shared: BTreeMap<(usize, usize), (usize, usize)> = BTreeMap::new();
-        let mut next = 0;
-        params
-            .iter()
-            .map(|(id, spec)| {
-                let key = (spec.rows, self.pitch(id, spec));
-                let shares = self.packed.is_some() && spec.class == Class::Projection;
-                if let Some(&place) = shared.get(&key).filter(|_| shares) {
-                    return place;
-                }
-                let place = (next, next + self.frozen_bytes(id, spec));
-                next = place.1;
-                if shares {
-                    shared.insert(key, place);
-                }
-                place
-            })
-            .collect()
-    }
-
-    fn dtype(&self, spec: &ParamSpec) -> Dtype {
-        if self.precision == Precision::Bf16Rounded && spec.class != Class::RopeTable {
-            Dtype::Bf16
-        } else {
-            Dtype::F32
-        }
-    }
-
-    fn pitch(&self, id: ParamId, spec: &ParamSpec) -> usize {
-        spec.cols + self.tails.get(&id).map_or(0, |tail| tail.columns)
-    }
-
-    fn frozen_bytes(&self, id: ParamId, spec: &ParamSpec) -> usize {
-        if spec.slab.is_some() {
-            return 0;
-        }
-        (spec.rows * self.pitch(id, spec) * self.dtype(spec).bytes()).next_multiple_of(ALIGN)
-    }
-
-    fn frozen_tensor(
-        &self,
-        memory: &Memory,
-        offset: usize,
-        id: ParamId,
-        spec: &ParamSpec,
-    ) -> Result<Tensor, CudaError> {
-        memory.tensor(offset, (spec.rows, spec.cols), self.pitch(id, spec), self.dtype(spec))
     }
 
     pub(super) fn spec(&self, id: ParamId) -> Result<&ParamSpec, BackendError> {
@@ -178,7 +133,7 @@ impl Store {
 
     /// Whether the adapters of a weight lie behind it.
     pub(super) fn has_tail(&self, id: ParamId) -> bool {
-        self.tails.contains_key(&id)
+        self.sizes.tails.contains_key(&id)
     }
 
     /// The gradient of a trainable parameter.
@@ -256,7 +211,7 @@ impl Store {
             return Ok(Vec::new());
         };
         let mut work = packed.unpack(id, &self.view(id)?)?;
-        if let Some(tail) = self.tails.get(&id) {
+        if let Some(tail) = self.sizes.tails.get(&id) {
             work.push(self.pack_tail(id, tail, scalars)?);
         }
         Ok(work)
@@ -288,12 +243,81 @@ impl Store {
             work.push(ops::elementwise::cast(self.slab(Slab::Master)?, copy)?);
         }
         if self.packed.is_none() {
-            for (&id, tail) in &self.tails {
+            for (&id, tail) in &self.sizes.tails {
                 work.push(self.pack_tail(id, tail, scalars)?);
             }
         }
         Ok(work)
     }
+}
+
+impl Sizes {
+    fn new(precision: Precision, params: &ModelParams, is_packed: bool) -> Self {
+        let low = precision == Precision::Bf16Rounded;
+        Self { precision, tails: if low { tails(params) } else { BTreeMap::new() }, is_packed }
+    }
+
+    /// First and last byte of each frozen parameter. Packed projections of one size lie in one place.
+    fn places(&self, params: &ModelParams) -> Vec<(usize, usize)> {
+        let mut shared: BTreeMap<(usize, usize), (usize, usize)> = BTreeMap::new();
+        let mut next = 0;
+        params
+            .iter()
+            .map(|(id, spec)| {
+                let key = (spec.rows, self.pitch(id, spec));
+                let shares = self.is_packed && spec.class == Class::Projection;
+                if let Some(&place) = shared.get(&key).filter(|_| shares) {
+                    return place;
+                }
+                let place = (next, next + self.bytes(id, spec));
+                next = place.1;
+                if shares {
+                    shared.insert(key, place);
+                }
+                place
+            })
+            .collect()
+    }
+
+    fn dtype(&self, spec: &ParamSpec) -> Dtype {
+        if self.precision == Precision::Bf16Rounded && spec.class != Class::RopeTable {
+            Dtype::Bf16
+        } else {
+            Dtype::F32
+        }
+    }
+
+    fn pitch(&self, id: ParamId, spec: &ParamSpec) -> usize {
+        spec.cols + self.tails.get(&id).map_or(0, |tail| tail.columns)
+    }
+
+    fn bytes(&self, id: ParamId, spec: &ParamSpec) -> usize {
+        if spec.slab.is_some() {
+            return 0;
+        }
+        (spec.rows * self.pitch(id, spec) * self.dtype(spec).bytes()).next_multiple_of(ALIGN)
+    }
+
+    fn tensor(
+        &self,
+        memory: &Memory,
+        offset: usize,
+        id: ParamId,
+        spec: &ParamSpec,
+    ) -> Result<Tensor, CudaError> {
+        memory.tensor(offset, (spec.rows, spec.cols), self.pitch(id, spec), self.dtype(spec))
+    }
+}
+
+fn end(places: &[(usize, usize)]) -> usize {
+    places.iter().map(|&(_, end)| end).max().unwrap_or(0)
+}
+
+/// [`Store::bytes`] of a store that nobody made.
+pub(super) fn planned_bytes(precision: Precision, params: &ModelParams, packed: Option<bool>) -> usize {
+    let frozen = end(&Sizes::new(precision, params, packed.is_some()).places(params));
+    let of_a_number = if precision == Precision::Bf16Rounded { 4 * 4 + 2 } else { 4 * 4 };
+    frozen + params.slab_len * of_a_number + packed.map_or(0, |double| super::packed::bytes(params, double))
 }
 
 fn missing(what: &str) -> BackendError {

@@ -1,6 +1,6 @@
 //! The same bits: in another process's place, from a graph or launch by launch, stopped and resumed.
 
-use crate::common::{adamw, golden, options, tiny_micro, tiny_trainer};
+use crate::common::{adamw, golden, options, random_adapter, tiny_config, tiny_micro, tiny_trainer};
 use engine::{ComputeDevice, MicroBatch, Mode, Precision, SavePolicy, TrainOptions, Trainer};
 
 fn on_gpu() -> TrainOptions {
@@ -85,5 +85,17 @@ fn the_gpu_s_learning_curve_is_the_cpu_s() {
     assert!(gpu[19] < 0.8 * gpu[0], "the loss does not fall");
     for (a, b) in cpu.iter().zip(&gpu) {
         assert!((a - b).abs() <= 2e-2 * a, "{a} {b}");
+    }
+}
+
+/// Only partial sums, which lowering finds out, are not in the plan of a trainer that nobody made.
+#[test]
+fn memory_is_known_without_a_trainer() {
+    for packed_base in [true, false] {
+        let options = TrainOptions { mode: Mode::Qlora { double_quant: true }, packed_base, ..on_gpu() };
+        let lora = random_adapter(&tiny_config(), 4, 8.0, 5).config;
+        let planned = engine::Trainer::plan_bytes(&tiny_config(), Some(&lora), &options);
+        let held = tiny_trainer(options).planned_peak_bytes();
+        assert!((planned..planned + (256 << 20)).contains(&held), "{planned} planned, {held} held");
     }
 }
