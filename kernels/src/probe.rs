@@ -9,6 +9,8 @@ pub struct Device {
     pub total_bytes: u64,
     /// Major and minor: `(9, 0)` for `sm_90`.
     pub compute_capability: (u32, u32),
+    /// `GPU-` and 32 hexadecimal digits in five groups, as NVML writes it.
+    pub uuid: Option<String>,
 }
 
 /// What was found. All empty on a machine without a driver.
@@ -77,12 +79,31 @@ fn describe(ordinal: i32) -> Option<Device> {
     };
     let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
     let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
-    Some(Device { name, total_bytes: total as u64, compute_capability: (major, minor) })
+    let uuid = result::device::get_uuid(device).ok().map(|uuid| hyphenated(uuid.bytes.map(|b| b as u8)));
+    Some(Device { name, total_bytes: total as u64, compute_capability: (major, minor), uuid })
+}
+
+fn hyphenated(bytes: [u8; 16]) -> String {
+    let mut text = String::from("GPU");
+    let mut rest = &bytes[..];
+    for n in [4, 2, 2, 2, 6] {
+        let (group, tail) = rest.split_at(n);
+        text.push('-');
+        group.iter().for_each(|byte| text.push_str(&format!("{byte:02x}")));
+        rest = tail;
+    }
+    text
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_uuid_is_written_as_nvml_writes_it() {
+        let bytes = std::array::from_fn(|i| i as u8 * 0x11);
+        assert_eq!(hyphenated(bytes), "GPU-00112233-4455-6677-8899-aabbccddeeff");
+    }
 
     #[test]
     fn probing_never_panics_and_devices_need_a_driver() {

@@ -23,6 +23,8 @@ pub struct Shown {
     pub gpu: Option<GpuState>,
     pub sample: Option<SamplePeek>,
     pub status: TrainingStatus,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub alerts: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -63,6 +65,7 @@ pub fn reduce(state: &TrainingState) -> Shown {
         gpu: state.gpu.clone(),
         sample: state.sample.clone(),
         status: state.status.clone(),
+        alerts: state.alerts.clone(),
     }
 }
 
@@ -104,6 +107,7 @@ mod tests {
             gpu: None,
             sample: None,
             status: TrainingStatus::Running,
+            alerts: vec![],
             experiment_id: "x".into(),
             model_name: "tiny".into(),
             model_path: String::new(),

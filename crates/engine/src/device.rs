@@ -130,6 +130,11 @@ pub fn probe() -> GpuProbe {
     }
 }
 
+/// The name by which other libraries know GPU `id` of this process, as in `GPU-8f...`; `None` where the driver does not answer.
+pub fn uuid(id: u32) -> Option<String> {
+    kernels::probe().devices.into_iter().nth(id as usize)?.uuid
+}
+
 /// Bytes of a GPU's memory that nobody holds, the context of this process taken off; `None` for other devices, and where the
 /// driver does not answer.
 pub fn free_bytes(device: ComputeDevice) -> Option<u64> {

@@ -82,9 +82,19 @@ pub struct TrainingMetrics {
     pub planned_peak_bytes: u64,
     /// Highest resident set of the process, where the system tells it.
     pub peak_rss_bytes: Option<u64>,
-    /// From NVML; absent without a GPU.
+    /// The most GPU memory that NVML showed in use, once a second; absent where nothing was read.
     pub peak_vram_bytes: Option<u64>,
+    /// Whose memory that is: `process`, or `device` with all that others hold, where the driver does not tell them apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_vram_scope: Option<String>,
+    /// By NVML, over the time from the first step's end to the last one's: the share of time with any work at all.
     pub mean_gpu_utilization_percent: Option<f64>,
+    /// Operations of the model's products for the real tokens, over what the device would do in the same time at
+    /// `mfu_of_tflops`; absent on the CPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mfu: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mfu_of_tflops: Option<f64>,
     pub interrupted_and_resumed: bool,
 }
 
@@ -113,6 +123,9 @@ pub struct TrainingState {
     pub gpu: Option<GpuState>,
     pub sample: Option<SamplePeek>,
     pub status: TrainingStatus,
+    /// What the trainer found alarming, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alerts: Vec<String>,
     pub experiment_id: String,
     pub model_name: String,
     #[serde(default)]
@@ -127,15 +140,29 @@ pub struct TrainingState {
     pub executable_path: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// A GPU as NVML shows it. What the driver does not tell is left out, never made up.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct GpuState {
     pub device_name: String,
-    pub utilization_percent: f64,
-    pub vram_used_gb: f64,
-    pub vram_total_gb: f64,
-    pub temperature_celsius: f64,
-    pub power_watts: f64,
-    pub power_limit_watts: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<String>,
+    /// Share of the last moments in which the GPU had any work.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub utilization_percent: Option<f64>,
+    /// Of the whole device, whoever holds it; 10^9 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vram_used_gb: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vram_total_gb: Option<f64>,
+    /// Of the training process alone, where the driver tells it (inside a container it does not).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vram_own_gb: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temperature_celsius: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub power_watts: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub power_limit_watts: Option<f64>,
     #[serde(default)]
     pub processes: Vec<serde_json::Value>,
 }

@@ -6,7 +6,7 @@
 use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use engine::cuda::WorkTime;
@@ -22,10 +22,12 @@ use model::philox::{Purpose, Stream};
 use model::weights::Weights;
 use serde::Serialize;
 
-/// Rates that the table sets kernels against: bfloat16 products and memory of an H200 as measured (see
-/// experiments/peers/README.md).
-const PEAK_TFLOPS: f64 = 790.0;
-const PEAK_GB_PER_S: f64 = 4300.0;
+use crate::flops::{PEAK_GB_PER_S, PEAK_TFLOPS, per_token, utilisation};
+use crate::params::TrainMode;
+use crate::telemetry::Telemetry;
+
+/// Between two readings while the benchmark runs.
+const BUSY_INTERVAL: Duration = Duration::from_millis(200);
 
 /// What is measured, and how.
 #[derive(Debug, Parser)]
@@ -58,6 +60,9 @@ struct Arguments {
     warmup: usize,
     #[arg(long, default_value_t = 20)]
     steps: usize,
+    /// Go on for so many seconds after the timed steps while NVML says how busy the GPU is; 0: not at all.
+    #[arg(long, default_value_t = 3.0)]
+    busy_seconds: f64,
     /// Also print the device time of each kind of work of the last shape.
     #[arg(long)]
     profile_ops: bool,
@@ -75,10 +80,15 @@ struct Line {
     min_ms: f64,
     max_ms: f64,
     tokens_per_s: f64,
-    /// Floating-point operations of the model's products, forward and backward, over [`PEAK_TFLOPS`].
+    /// Operations of the model's products, forward and backward, over those of [`PEAK_TFLOPS`].
     mfu: f64,
+    /// By NVML, the share of time with any work, after the first second of steps without a pause; absent if not read.
+    busy_percent: Option<f64>,
     planned_bytes: u64,
     device_bytes_in_use: Option<u64>,
+    /// By NVML, of this process, or of the device where the driver does not tell them apart.
+    peak_vram_bytes: Option<u64>,
+    peak_vram_scope: Option<&'static str>,
     first_loss: f64,
     last_loss: f64,
     grad_norm: f64,
@@ -128,17 +138,27 @@ fn run(arguments: &Arguments) -> Result<(), Failed> {
     let weights = random_weights_in(&config, 1, model::Dtype::Bf16);
     let mut out = std::io::stdout().lock();
     for (i, &(sequences, length)) in shapes.iter().enumerate() {
+        let (telemetry, silent) = Telemetry::of(device, BUSY_INTERVAL);
+        if let Some(why) = silent.filter(|_| i == 0) {
+            let _ = writeln!(std::io::stderr(), "warning: {why}");
+        }
         let mut bench = Bench::new(arguments, &config, &weights, device, (sequences, length))?;
-        let line = bench.measure(arguments)?;
+        let line = bench.measure(arguments, &telemetry)?;
         let text = serde_json::to_string(&line).map_err(usage)?;
         let _ = writeln!(out, "{text}");
         let _ = writeln!(
             out,
-            "{sequences} x {length}: {:.2} ms a step, {:.1}k tokens/s, {:.1} % MFU, {:.2} GiB planned",
+            "{sequences} x {length}: {:.2} ms a step, {:.1}k tokens/s, {:.1} % MFU, busy {}, {:.2} GiB planned, {}",
             line.median_ms,
             line.tokens_per_s / 1e3,
             100.0 * line.mfu,
-            line.planned_bytes as f64 / (1u64 << 30) as f64
+            line.busy_percent.map_or("not measured".to_owned(), |busy| format!("{busy:.0} %")),
+            gib(line.planned_bytes),
+            line.peak_vram_bytes
+                .zip(line.peak_vram_scope)
+                .map_or("no reading of it".to_owned(), |(bytes, scope)| {
+                    format!("{:.2} GiB by NVML ({scope})", gib(bytes))
+                })
         );
         if arguments.profile_ops && i + 1 == shapes.len() {
             let times = bench.trainer.profile(&bench.batches[0]).map_err(failed)?;
@@ -148,6 +168,10 @@ fn run(arguments: &Arguments) -> Result<(), Failed> {
     Ok(())
 }
 
+fn gib(bytes: u64) -> f64 {
+    bytes as f64 / (1u64 << 30) as f64
+}
+
 /// `4x512`.
 fn shape(text: &str) -> Result<(usize, usize), Failed> {
     let wrong = || usage(format!("`{text}` is no shape: write sequences x tokens, as in 4x512"));
@@ -155,6 +179,15 @@ fn shape(text: &str) -> Result<(usize, usize), Failed> {
     match (a.parse(), b.parse()) {
         (Ok(a), Ok(b)) if a > 0 && b > 1 => Ok((a, b)),
         _ => Err(wrong()),
+    }
+}
+
+fn train_mode(arguments: &Arguments) -> Result<TrainMode, Failed> {
+    match arguments.mode.as_str() {
+        "qlora" => Ok(TrainMode::Qlora),
+        "lora" => Ok(TrainMode::Lora),
+        "full" => Ok(TrainMode::Full),
+        other => Err(usage(format!("no mode `{other}`: qlora, lora or full"))),
     }
 }
 
@@ -174,11 +207,10 @@ impl Bench {
         device: ComputeDevice,
         shape: (usize, usize),
     ) -> Result<Self, Failed> {
-        let mode = match arguments.mode.as_str() {
-            "qlora" => Mode::Qlora { double_quant: true },
-            "lora" => Mode::Lora,
-            "full" => Mode::Full,
-            other => return Err(usage(format!("no mode `{other}`: qlora, lora or full"))),
+        let mode = match train_mode(arguments)? {
+            TrainMode::Qlora => Mode::Qlora { double_quant: true },
+            TrainMode::Lora => Mode::Lora,
+            TrainMode::Full => Mode::Full,
         };
         let save = match arguments.save.as_str() {
             "all" => SavePolicy::All,
@@ -204,7 +236,20 @@ impl Bench {
         Ok(Bench { trainer, batches, config: config.clone(), device, shape })
     }
 
-    fn measure(&mut self, arguments: &Arguments) -> Result<Line, Failed> {
+    /// Steps without a pause; the readings of their first second are of what came before.
+    fn keep_busy(&mut self, seconds: f64, telemetry: &Telemetry, rule: &AdamW) -> Result<(), Failed> {
+        let begun = Instant::now();
+        while telemetry.is_on() && begun.elapsed().as_secs_f64() < seconds {
+            for batch in &self.batches {
+                self.trainer.step(std::slice::from_ref(batch), rule).map_err(failed)?;
+            }
+            telemetry.steady(begun.elapsed().as_secs_f64() >= 1.0);
+        }
+        telemetry.steady(false);
+        Ok(())
+    }
+
+    fn measure(&mut self, arguments: &Arguments, telemetry: &Telemetry) -> Result<Line, Failed> {
         let rule = AdamW { lr: 2e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, clip: 1.0 };
         let (mut times, mut losses, mut norm) = (Vec::new(), Vec::new(), 0.0);
         for step in 0..arguments.warmup + arguments.steps {
@@ -221,6 +266,8 @@ impl Bench {
         if !(norm > 0.0 && norm.is_finite()) {
             return Err((3, format!("the gradient's norm is {norm}: nothing was trained")));
         }
+        self.keep_busy(arguments.busy_seconds, telemetry, &rule)?;
+        let seen = telemetry.summary();
         times.sort_by(f64::total_cmp);
         let (sequences, length) = self.shape;
         let median_ms = times[times.len() / 2];
@@ -236,7 +283,13 @@ impl Bench {
             min_ms: times[0],
             max_ms: times[times.len() - 1],
             tokens_per_s,
-            mfu: tokens_per_s * flops_per_token(&self.config, &arguments.mode, length) / (PEAK_TFLOPS * 1e12),
+            mfu: utilisation(
+                tokens_per_s,
+                per_token(&self.config, train_mode(arguments)?, 16, length as f64),
+            ),
+            busy_percent: seen.busy().map(|(percent, _)| percent),
+            peak_vram_bytes: seen.peak().map(|(bytes, _)| bytes),
+            peak_vram_scope: seen.peak().map(|(_, scope)| scope.name()),
             planned_bytes: self.trainer.planned_peak_bytes(),
             device_bytes_in_use: memory.map(|(_, bytes)| bytes),
             first_loss,
@@ -257,25 +310,6 @@ fn batch(config: &Config, (sequences, length): (usize, usize), number: u64) -> M
         Sequence { sample_id: id, input_ids: ids, labels }
     };
     MicroBatch { sequences: (0..sequences).map(sequence).collect() }
-}
-
-/// Floating-point operations of the products of one token, forward and backward: two a parameter forward, two backward
-/// for its input and, where it is trained, two for itself; attention at the mean causal length, its backward 2.5 times
-/// its forward.
-fn flops_per_token(config: &Config, mode: &str, length: usize) -> f64 {
-    let (hidden, ffn) = (config.hidden_size as f64, config.intermediate_size as f64);
-    let q = (config.num_attention_heads * config.head_dim) as f64;
-    let kv = (config.num_key_value_heads * config.head_dim) as f64;
-    let layers = config.num_hidden_layers as f64;
-    let linear = layers * (hidden * (2.0 * q + 2.0 * kv) + 3.0 * hidden * ffn);
-    let head = hidden * config.vocab_size as f64;
-    let adapter = layers * 16.0 * (2.0 * (hidden + q) + 2.0 * (hidden + kv) + 3.0 * (hidden + ffn));
-    let attention = layers * 4.0 * q * (length as f64 + 1.0) / 2.0;
-    let products = match mode {
-        "full" => 6.0 * (linear + head),
-        _ => 4.0 * (linear + head) + 6.0 * adapter,
-    };
-    products + 3.5 * attention
 }
 
 /// Kinds of work, longest first, with their share of the limits.
@@ -311,15 +345,6 @@ fn table(times: &[WorkTime]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_0_5b_shape_costs_what_its_arithmetic_says() {
-        let config = architecture("qwen2.5-coder-0.5b").unwrap();
-        let mflop = flops_per_token(&config, "qlora", 512) / 1e6;
-        assert!((mflop - 2106.0).abs() < 2.0, "{mflop}");
-        let mflop = flops_per_token(&config, "qlora", 2048) / 1e6;
-        assert!((mflop - 2337.0).abs() < 3.0, "{mflop}");
-    }
 
     #[test]
     fn shapes_are_read() {

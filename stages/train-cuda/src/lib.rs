@@ -3,14 +3,19 @@
 //! A run is a function of the model, the tokens, the parameters and the seed: interrupted and started again it writes the
 //! same bytes as in one piece. What takes time (`live/`, the output `log`) is apart from what does not.
 
+mod alarms;
 pub mod bench;
 mod checkpoint;
+mod flops;
 mod inputs;
 mod live;
 mod maker;
+#[cfg(feature = "nvml")]
+mod nvml;
 mod outputs;
 mod params;
 mod schedule;
+mod telemetry;
 mod tfevents;
 mod tokens;
 mod train;
@@ -25,11 +30,14 @@ use stage_kit::{Alias, Context, Outcome, PortSpec, Result, Stage, StageError, Ta
 pub use crate::params::{Params, Precision, Preset, Select, TrainMode};
 pub use crate::tfevents::masked_crc32c;
 
+use crate::alarms::Alarms;
 use crate::checkpoint::{Found, History, Store};
 use crate::inputs::Inputs;
 use crate::live::{Live, RunFacts};
 use crate::maker::Maker;
 use crate::outputs::Finished;
+use crate::schedule::Schedule;
+use crate::telemetry::{Scope, Summary, Telemetry};
 use crate::train::{Length, Run, Stepping, engine_error};
 
 /// The stage program.
@@ -114,6 +122,10 @@ fn train(
     let Inputs { base, weights, data, adapter, hashes } = inputs;
     let length = Length::of(data.train.rows.len(), params);
     data.check_steps(params, context.seed(), length)?;
+    let (telemetry, silent) = Telemetry::of(device, telemetry::INTERVAL);
+    if let Some(why) = silent {
+        context.warn(&why);
+    }
     let (trainer, packing) =
         Maker { params, config: &base.config, weights: &weights, data: &data, device, context }
             .make(adapter.as_ref())?;
@@ -126,7 +138,8 @@ fn train(
     };
     drop(weights);
     let store = Store::new(context.checkpoint_dir(), fingerprint(params, &hashes, context.seed())?);
-    let mut live = Live::new(context, &facts(params, &base, length, context));
+    telemetry.poke();
+    let mut live = Live::new(context, &facts(params, &base, length, context), telemetry);
     for line in summary(&data, length, n_trainable, planned_peak_bytes) {
         live.say(&line);
     }
@@ -148,6 +161,11 @@ fn train(
         live,
         history: History::default(),
         packing,
+        alarms: Alarms::new(
+            base.config.vocab_size,
+            Schedule::new(params.lr(), params.warmup_ratio, params.min_lr_ratio, length.total).n_warm,
+            params.vram_limit_bytes(),
+        ),
         stepping: Stepping::default(),
     };
     let mut run = resumed(run)?;
@@ -195,8 +213,12 @@ fn finish(mut run: Run<'_>, end: End<'_>, context: &Context) -> Result<()> {
     run.live.status(TrainingStatus::Completed);
     let (steps, seconds) = (run.history.steps_done(), begun.elapsed().as_secs_f64());
     run.live.say(&format!("trained {steps} steps; outputs after {seconds:.1} s"));
+    let metrics = metrics(&run, end.device, end.planned_peak_bytes);
+    if let Some(line) = gpu_line(&metrics, &run.live.telemetry().summary()) {
+        run.live.say(&line);
+    }
     if context.wants("log") {
-        outputs::write_log(context, &metrics(&run, end.device, end.planned_peak_bytes))?;
+        outputs::write_log(context, &metrics)?;
     }
     Ok(())
 }
@@ -277,22 +299,52 @@ fn hub_name(source: &str) -> Option<String> {
 
 fn metrics(run: &Run<'_>, device: ComputeDevice, planned_peak_bytes: u64) -> TrainingMetrics {
     let steps = &run.history.steps;
+    let tokens_per_s = run.stepping.tokens as f64 / run.stepping.seconds.max(1e-9);
+    let params = run.params;
+    let per_token =
+        flops::per_token(run.config, params.mode, params.rank as usize, run.stepping.mean_length());
+    let is_gpu = matches!(device, ComputeDevice::Cuda { .. }) && run.stepping.tokens > 0;
+    let seen = run.live.telemetry().summary();
     TrainingMetrics {
         schema_version: record::training::TRAINING_SCHEMA_VERSION,
         backend: device.backend().to_owned(),
         device: device.to_string(),
         wall_s: run.history.wall_s + run.live.elapsed_s(),
-        tokens_per_s: run.stepping.tokens as f64 / run.stepping.seconds.max(1e-9),
+        tokens_per_s,
         steps: run.history.steps_done(),
         final_loss: steps.last().map_or(f64::NAN, |s| s.loss),
         best_validation_loss: run.history.best().map(|b| b.loss),
         max_grad_norm: steps.iter().map(|s| s.grad_norm).fold(0.0, f64::max),
         planned_peak_bytes,
         peak_rss_bytes: peak_rss_bytes(),
-        peak_vram_bytes: None,
-        mean_gpu_utilization_percent: None,
+        peak_vram_bytes: seen.peak().map(|(bytes, _)| bytes),
+        peak_vram_scope: seen.peak().map(|(_, scope)| scope.name().to_owned()),
+        mean_gpu_utilization_percent: seen.busy().map(|(percent, _)| percent),
+        mfu: is_gpu.then(|| flops::utilisation(tokens_per_s, per_token)),
+        mfu_of_tflops: is_gpu.then_some(flops::PEAK_TFLOPS),
         interrupted_and_resumed: run.history.was_interrupted,
     }
+}
+
+/// How well the GPU was used, as far as it was measured; `None` on the CPU.
+fn gpu_line(metrics: &TrainingMetrics, seen: &Summary) -> Option<String> {
+    let mfu = metrics.mfu?;
+    let mut parts = vec![format!("{:.0} tokens/s", metrics.tokens_per_s)];
+    parts.push(format!("{:.1} % MFU of {:.0} TFLOP/s", 100.0 * mfu, flops::PEAK_TFLOPS));
+    parts.push(match seen.busy() {
+        Some((percent, n)) => format!("GPU busy {percent:.0} % (NVML, mean of {n} readings)"),
+        None => "GPU busy: not measured".to_owned(),
+    });
+    if let Some((bytes, scope)) = seen.peak() {
+        let whose = match scope {
+            Scope::Process => "this process",
+            Scope::Device => "the device, others included",
+        };
+        parts.push(format!("{:.2} GiB at the peak (NVML, {whose})", bytes as f64 / (1u64 << 30) as f64));
+    }
+    parts.extend(seen.mean_watts().map(|watts| format!("{watts:.0} W")));
+    parts.extend(seen.hottest_celsius.map(|celsius| format!("{celsius:.0} °C at most")));
+    Some(parts.join(", "))
 }
 
 /// Highest resident set of this process, as Linux counts it; `None` elsewhere.

@@ -11,6 +11,7 @@ use record::event::EventKind;
 use record::training::{StepRecord, TrainingState, TrainingStatus, ValidationRecord};
 use stage_kit::{Context, Progress, files};
 
+use crate::telemetry::Telemetry;
 use crate::tfevents::EventFile;
 
 pub(crate) const STATE_FILE: &str = "training_state.json";
@@ -18,6 +19,8 @@ pub(crate) const LOG_FILE: &str = "training.log";
 const STATE_INTERVAL: Duration = Duration::from_millis(100);
 /// The state file's history: the newest so many steps. `steps.jsonl` and the events have them all.
 const HISTORY_MAX: usize = 1000;
+/// The GPU is read once a second, and at least this often.
+const STEPS_PER_READING: u64 = 10;
 
 /// What does not change during a run.
 #[derive(Debug, Clone)]
@@ -35,6 +38,7 @@ pub(crate) struct RunFacts {
 #[derive(Debug)]
 pub(crate) struct Live<'c> {
     context: &'c Context,
+    telemetry: Telemetry,
     progress: Progress<'c>,
     state: TrainingState,
     state_written: Option<Instant>,
@@ -44,10 +48,11 @@ pub(crate) struct Live<'c> {
 }
 
 impl<'c> Live<'c> {
-    pub(crate) fn new(context: &'c Context, facts: &RunFacts) -> Self {
+    pub(crate) fn new(context: &'c Context, facts: &RunFacts, telemetry: Telemetry) -> Self {
         let dir = context.live_dir();
         let mut live = Self {
             context,
+            telemetry,
             progress: context.progress("steps", Some(facts.total_steps)),
             state: first_state(context, facts),
             state_written: None,
@@ -85,6 +90,9 @@ impl<'c> Live<'c> {
             self.state.tokens_per_second
         ));
         self.plot(*step, &[("loss", *loss), ("lr", *lr), ("grad_norm", *grad_norm)]);
+        if step.is_multiple_of(STEPS_PER_READING) {
+            self.telemetry.poke();
+        }
         if self.state_written.is_none_or(|at| at.elapsed() >= STATE_INTERVAL) {
             self.write_state();
         }
@@ -110,6 +118,17 @@ impl<'c> Live<'c> {
         self.line(&format!("warning: {message}"));
     }
 
+    /// A warning that stays in the state, for whoever watches.
+    pub(crate) fn alert(&mut self, message: &str) {
+        self.warn(message);
+        self.state.alerts.push(message.to_owned());
+        self.write_state();
+    }
+
+    pub(crate) fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
+    }
+
     pub(crate) fn status(&mut self, status: TrainingStatus) {
         self.state.status = status;
         self.write_state();
@@ -133,6 +152,7 @@ impl<'c> Live<'c> {
 
     fn write_state(&mut self) {
         self.state.timestamp_ms = now_ms();
+        self.state.gpu = self.telemetry.state();
         self.state_written = Some(Instant::now());
         if let Err(e) = files::replace_json(&self.context.live_dir().join(STATE_FILE), &self.state) {
             self.context.warn(&format!("the live state can't be shown: {e}"));
@@ -182,6 +202,7 @@ fn first_state(context: &Context, facts: &RunFacts) -> TrainingState {
         gpu: None,
         sample: None,
         status: TrainingStatus::Initializing,
+        alerts: Vec::new(),
         experiment_id: experiment_id(context.live_dir()).unwrap_or_else(|| context.stage().to_owned()),
         model_name: facts.model_name.clone(),
         model_path: facts.model_path.clone(),

@@ -7,6 +7,7 @@ use model::config::Config;
 use record::training::{StepRecord, TrainingStatus, ValidationRecord};
 use stage_kit::{Context, Result, StageError};
 
+use crate::alarms::{Alarm, Alarms};
 use crate::checkpoint::{History, Store};
 use crate::live::Live;
 use crate::params::{Params, TrainMode};
@@ -89,6 +90,7 @@ pub(crate) struct Run<'c> {
     pub(crate) live: Live<'c>,
     pub(crate) history: History,
     pub(crate) packing: Packing,
+    pub(crate) alarms: Alarms,
     /// Time and tokens of this process's steps alone.
     pub(crate) stepping: Stepping,
 }
@@ -138,6 +140,15 @@ impl Packing {
 pub(crate) struct Stepping {
     pub(crate) seconds: f64,
     pub(crate) tokens: u64,
+    /// Sum of the squares of the rows' lengths.
+    pub(crate) squares: u64,
+}
+
+impl Stepping {
+    /// Length of the row that the mean token lies in.
+    pub(crate) fn mean_length(&self) -> f64 {
+        self.squares as f64 / (self.tokens as f64).max(1.0)
+    }
 }
 
 impl Run<'_> {
@@ -157,6 +168,7 @@ impl Run<'_> {
             self.keep_house()?;
             let done = self.history.steps_done();
             if done == self.length.total {
+                self.live.telemetry().steady(false);
                 return Ok(());
             }
             self.stop_if_cancelled()?;
@@ -198,9 +210,41 @@ impl Run<'_> {
             label_tokens: outcome.label_tokens,
             tokens: outcome.tokens,
         };
+        self.stepping.squares +=
+            rows.iter().map(|&i| self.data.train.rows[i].input_ids.len().pow(2) as u64).sum::<u64>();
         self.live.step(&record, rows.len(), seconds);
         self.history.steps.push(record);
-        Ok(())
+        // The first step of a process loads kernels; what is busy then tells nothing.
+        self.live.telemetry().steady(true);
+        self.heed_alarms()
+    }
+
+    fn heed_alarms(&mut self) -> Result<()> {
+        let seen = self.live.telemetry().summary();
+        match self.alarms.look(&self.history.steps, seen.last.as_ref()) {
+            None => Ok(()),
+            Some(Alarm::Warn(message)) => {
+                self.live.alert(&message);
+                Ok(())
+            }
+            Some(Alarm::Stop(message)) => {
+                self.live.alert(&message);
+                let kept = self.kept();
+                self.live.status(TrainingStatus::Failed(message.clone()));
+                Err(StageError::failed(format!("{message}: training stops")).next(format!(
+                    "{kept}lower `lr` or lengthen the warm-up where the loss rose; see {} for the steps before",
+                    self.context.live_dir().display()
+                )))
+            }
+        }
+    }
+
+    /// Saves the state and says where it is.
+    fn kept(&mut self) -> String {
+        match self.save_state() {
+            Ok(()) => format!("the last good checkpoint is in {}; ", self.store.dir().display()),
+            Err(e) => format!("and its checkpoint could not be saved ({e}); "),
+        }
     }
 
     fn optimizer(&self, lr: f64) -> AdamW {
@@ -331,10 +375,7 @@ impl Run<'_> {
     fn not_finite(&mut self, what: &str) -> StageError {
         let done = self.history.steps_done();
         let message = format!("{what} is not finite after {done} steps: training stops");
-        let kept = match self.save_state() {
-            Ok(()) => format!("the last good checkpoint is in {}; ", self.store.dir().display()),
-            Err(e) => format!("and its checkpoint could not be saved ({e}); "),
-        };
+        let kept = self.kept();
         self.live.status(TrainingStatus::Failed(message.clone()));
         StageError::failed(message)
             .next(format!("{kept}lower `lr`, lengthen the warm-up or look at the rows of this step"))

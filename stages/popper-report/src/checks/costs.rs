@@ -27,7 +27,12 @@ pub(super) fn gpu_memory(subject: &Subject<'_>) -> Finding {
         return Finding::not_tested(format!("no GPU memory was read: training ran on `{device}`"))
             .with([&log.evidence]);
     };
-    let detail = format!("highest reading on {}", log.value.device);
+    let whose = match log.value.peak_vram_scope.as_deref() {
+        Some("process") => "of the training process",
+        Some("device") => "of the whole device, others included",
+        _ => "of a scope that was not named",
+    };
+    let detail = format!("highest reading on {}, {whose}", log.value.device);
     Finding::new(peak < GPU_MEMORY_MAX_GIB, Some(one(peak, "GiB")), detail).with([&log.evidence])
 }
 

@@ -140,7 +140,10 @@ impl Fixture {
             planned_peak_bytes: 1,
             peak_rss_bytes: None,
             peak_vram_bytes,
+            peak_vram_scope: peak_vram_bytes.map(|_| "process".to_owned()),
             mean_gpu_utilization_percent: None,
+            mfu: None,
+            mfu_of_tflops: None,
             interrupted_and_resumed: false,
         };
         files::write_json(&self.folder("log").join("metrics.json"), &log).unwrap();
