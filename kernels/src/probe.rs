@@ -13,6 +13,16 @@ pub struct Device {
     pub uuid: Option<String>,
 }
 
+impl Device {
+    /// `sm_90a`: what kernels are compiled for.
+    #[must_use]
+    pub fn arch(&self) -> String {
+        let (major, minor) = self.compute_capability;
+        let suffix = if major == 9 { "a" } else { "" };
+        format!("sm_{major}{minor}{suffix}")
+    }
+}
+
 /// What was found. All empty on a machine without a driver.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Probe {

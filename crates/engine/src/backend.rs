@@ -31,6 +31,22 @@ impl BackendError {
         matches!(self, Self::Cuda(Cuda::Driver { .. } | Cuda::NoDriver | Cuda::NoNvrtc | Cuda::NoCublasLt))
     }
 
+    /// This machine's GPU, its driver or its libraries can't do what the kernels need.
+    #[must_use]
+    pub fn is_unusable_device(&self) -> bool {
+        use kernels::cuda::CudaError as Cuda;
+        matches!(
+            self,
+            Self::Cuda(
+                Cuda::NoDriver
+                    | Cuda::NoSuchGpu { .. }
+                    | Cuda::TooOld { .. }
+                    | Cuda::NoNvrtc
+                    | Cuda::NoCublasLt
+            )
+        )
+    }
+
     /// Less memory would have done.
     #[must_use]
     pub fn is_out_of_memory(&self) -> bool {

@@ -1,5 +1,6 @@
 //! Which device a program computes on: a pure choice from what was asked for, what the machine has and what the build holds.
 
+use kernels::cuda::{CudaError, compile, ops};
 use std::fmt;
 use std::str::FromStr;
 
@@ -46,7 +47,7 @@ pub struct Build {
 /// What a probe of the machine found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GpuProbe {
-    /// No NVIDIA driver, or one that does not answer; why.
+    /// No NVIDIA driver, one that does not answer, or no library that the GPU's work needs; why.
     NoDriver(String),
     /// Names of the devices, by id; may be none.
     Devices(Vec<String>),
@@ -81,7 +82,7 @@ impl DeviceError {
             Self::Unknown(_) => "use auto, cuda, cuda:N, wgpu or cpu",
             Self::NoSuchGpu { .. } => "name one that is there, or compute on the CPU: --set device=cpu",
             Self::NoGpu(_) => {
-                "install the NVIDIA driver, or compute on the CPU (about 100 times slower): --set device=cpu"
+                "install what is missing, or compute on the CPU (about 100 times slower): --set device=cpu"
             }
             Self::NoWgpuBackend => "compute on the CPU: --set device=cpu",
             Self::NothingLeft(_) => {
@@ -124,10 +125,23 @@ impl fmt::Display for ComputeDevice {
 /// Asks the machine's driver.
 pub fn probe() -> GpuProbe {
     let found = kernels::probe();
-    match found.driver {
-        None => GpuProbe::NoDriver("no NVIDIA driver answers on this machine".to_owned()),
-        Some(_) => GpuProbe::Devices(found.devices.into_iter().map(|d| d.name).collect()),
+    let lacks = [
+        (found.driver.is_none(), CudaError::NoDriver),
+        (!found.devices.is_empty() && !found.nvrtc, CudaError::NoNvrtc),
+        (!found.devices.is_empty() && !found.cublaslt, CudaError::NoCublasLt),
+    ];
+    match lacks.into_iter().find(|(is_absent, _)| *is_absent) {
+        Some((_, why)) => GpuProbe::NoDriver(why.to_string()),
+        None => GpuProbe::Devices(found.devices.into_iter().map(|d| d.name).collect()),
     }
+}
+
+/// Compiles every kernel for GPU `id` that the cache of kernels lacks, on `threads` threads. What fails here fails again, and
+/// is said, when the kernel is needed.
+pub fn compile_kernels(id: u32, threads: usize) {
+    let Some(device) = kernels::probe().devices.into_iter().nth(id as usize) else { return };
+    let arch = device.arch();
+    model::parallel::map(ops::SOURCES, threads, |source| compile::cubin(source, &arch).is_ok());
 }
 
 /// The name by which other libraries know GPU `id` of this process, as in `GPU-8f...`; `None` where the driver does not answer.

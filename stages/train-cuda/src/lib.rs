@@ -70,7 +70,14 @@ impl Stage for TrainCuda {
         check_outputs(&params, context)?;
         let device = choose_device(&params.device, context)?;
         let begun = Instant::now();
-        let inputs = inputs::read(&params, context)?;
+        // Kernels are compiled while files are read; where all of them are in the cache it takes no time.
+        let inputs = std::thread::scope(|scope| {
+            if let ComputeDevice::Cuda { id } = device {
+                let threads = context.resources().cpus.max(1) as usize;
+                scope.spawn(move || device::compile_kernels(id, threads));
+            }
+            inputs::read(&params, context)
+        })?;
         if params.select == Select::Best && inputs.data.validation.is_none() {
             return Err(StageError::usage("select=best needs validation rows, and there are none")
                 .at(context.input("tokens")?.join("validation.parquet").display().to_string())

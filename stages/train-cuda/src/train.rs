@@ -8,7 +8,7 @@ use record::training::{StepRecord, TrainingStatus, ValidationRecord};
 use stage_kit::{Context, Result, StageError};
 
 use crate::alarms::{Alarm, Alarms};
-use crate::checkpoint::{History, Store};
+use crate::checkpoint::{Found, History, Store};
 use crate::live::Live;
 use crate::params::{Params, TrainMode};
 use crate::schedule::{Position, Schedule, order, steps_per_epoch};
@@ -364,11 +364,42 @@ impl Run<'_> {
     fn step_failed(&mut self, e: EngineError) -> StageError {
         match e {
             EngineError::NonFinite { .. } => self.not_finite(&e.to_string()),
+            EngineError::Backend(ref backend) if backend.is_out_of_memory() => self.out_of_memory(&e),
+            EngineError::Backend(ref backend) if backend.is_device_trouble() => self.device_lost(&e),
             e => {
                 self.live.status(TrainingStatus::Failed(e.to_string()));
                 engine_error(e)
             }
         }
+    }
+
+    /// Somebody else took the memory that a step needs. The state before it is whole, and a new process plans anew.
+    fn out_of_memory(&mut self, e: &EngineError) -> StageError {
+        let done = self.history.steps_done();
+        let kept = self.kept();
+        let message = format!("{e}, after {done} steps");
+        self.live.alert(&message);
+        self.live.status(TrainingStatus::Failed(message.clone()));
+        StageError::retryable(message).next(format!(
+            "{kept}start again: training goes on from there, with fewer tokens at a time if memory is still short"
+        ))
+    }
+
+    /// Nothing can be read from such a device any more: the newest state on the disk counts.
+    fn device_lost(&mut self, e: &EngineError) -> StageError {
+        let done = self.history.steps_done();
+        let message = format!("the GPU does not answer after {done} steps: {e}");
+        self.live.alert(&message);
+        self.live.status(TrainingStatus::Failed(message.clone()));
+        let saved = match self.store.load() {
+            Ok(Found::State(pair)) => {
+                format!("the state after step {} is in {}: ", pair.0.steps_done(), self.store.dir().display())
+            }
+            _ => "no state was saved before: ".to_owned(),
+        };
+        StageError::failed(message).next(format!(
+            "look at the GPU with `runner doctor` and nvidia-smi; {saved}the same command goes on from what there is"
+        ))
     }
 
     /// Saves the state before the failed step and says where it is.
@@ -394,6 +425,13 @@ fn micro_batch<'r>(rows: impl Iterator<Item = (usize, &'r Row)>) -> MicroBatch {
 
 /// An error of the engine as the stage's.
 pub(crate) fn engine_error(e: EngineError) -> StageError {
+    if let EngineError::Backend(backend) = &e
+        && backend.is_unusable_device()
+    {
+        return StageError::usage(e.to_string())
+            .at("train-cuda parameter device")
+            .next("see `runner doctor`, or compute on the CPU (about 100 times slower): --set device=cpu");
+    }
     let next = match &e {
         EngineError::Backend(backend) if backend.is_device_trouble() => {
             "look at the GPU with `runner doctor` and nvidia-smi, then start again: training goes on from its last saved state"
