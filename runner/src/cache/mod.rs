@@ -182,10 +182,45 @@ impl Store {
     }
 }
 
-/// Deletes a file or a folder, read-only ones too. Best effort.
+/// Folders within folders that an input or an output may have; a path of more is near the system's limit.
+const DEEPEST: usize = 200;
+
+/// Deletes a file or a folder, read-only and bottomless ones too. Best effort.
 pub fn remove_any(path: &Path) {
     let Ok(meta) = fs::symlink_metadata(path) else { return };
-    let _ = if meta.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    if !meta.is_dir() {
+        let _ = fs::remove_file(path);
+        return;
+    }
+    // The library descends with a frame of the stack and an open file for every level.
+    let mut entries = walkdir::WalkDir::new(path).max_depth(DEEPEST + 2).into_iter();
+    if entries.any(|e| e.is_ok_and(|e| e.depth() > DEEPEST)) {
+        flatten(path);
+    }
+    let _ = fs::remove_dir_all(path);
+}
+
+/// Moves every folder below `top` right into it.
+fn flatten(top: &Path) {
+    let folders = |dir: &Path| -> Vec<PathBuf> {
+        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect()
+    };
+    let (mut pending, mut n) = (folders(top), 0_u64);
+    while let Some(folder) = pending.pop() {
+        for inner in folders(&folder) {
+            let target = loop {
+                n += 1;
+                let target = top.join(format!("flattened-{n}"));
+                if fs::symlink_metadata(&target).is_err() {
+                    break target;
+                }
+            };
+            if fs::rename(&inner, &target).is_ok() {
+                pending.push(target);
+            }
+        }
+    }
 }
 
 /// The space in which this process's id means something: another container's ids mean other processes.
@@ -196,4 +231,35 @@ fn process_space() -> String {
 
 fn sync_dir(dir: &Path) -> Result<()> {
     fs::File::open(dir).and_then(|d| d.sync_all()).map_err(|e| CacheError::io("sync the folder", dir, e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bottomless_folder_is_deleted_and_what_its_links_name_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::create_dir(at("kept")).unwrap();
+        fs::write(at("kept/file"), "x").unwrap();
+        // From the inside out: a path of that depth could not be named.
+        fs::create_dir(at("0")).unwrap();
+        let levels = 1500;
+        for i in 1..=levels {
+            fs::create_dir(at(&i.to_string())).unwrap();
+            fs::rename(at(&(i - 1).to_string()), at(&format!("{i}/d"))).unwrap();
+            if i % 500 == 0 {
+                std::os::unix::fs::symlink(at("kept"), at(&format!("{i}/link"))).unwrap();
+                fs::write(at(&format!("{i}/flattened-{i}")), "in the way").unwrap();
+            }
+        }
+        let top = at(&levels.to_string());
+        let path = top.clone();
+        // A stack that a call for every level would leave.
+        let thread = std::thread::Builder::new().stack_size(128 << 10).spawn(move || remove_any(&path));
+        thread.unwrap().join().unwrap();
+        assert!(fs::symlink_metadata(top).is_err());
+        assert_eq!(fs::read_to_string(at("kept/file")).unwrap(), "x");
+    }
 }

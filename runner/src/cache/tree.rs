@@ -8,7 +8,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::blob::{Presence, is_executable};
-use super::{CacheError, Result, Store};
+use super::{CacheError, DEEPEST, Result, Store};
 
 /// From here on files are not made durable one by one.
 const MANY: usize = 50;
@@ -108,6 +108,7 @@ impl Store {
                 reason: "a link to a folder above it".into(),
             });
         }
+        depth_allowed(path, above.len())?;
         above.push(id);
         let mut tree = Tree::default();
         for name in names(path)? {
@@ -157,6 +158,7 @@ impl Store {
                 reason: "neither a file nor a folder".into(),
             });
         }
+        depth_allowed(path, depth)?;
         let mut tree = Tree::default();
         for name in names(path)? {
             let entry = self.ingest_at(&path.join(&name), depth + 1, durable)?;
@@ -237,6 +239,16 @@ impl Store {
             }
         }
     }
+}
+
+fn depth_allowed(path: &Path, depth: usize) -> Result<()> {
+    if depth <= DEEPEST {
+        return Ok(());
+    }
+    Err(CacheError::Unsupported {
+        path: path.to_owned(),
+        reason: format!("more than {DEEPEST} folders within each other"),
+    })
 }
 
 fn link(path: &Path, depth: usize) -> Result<Entry> {

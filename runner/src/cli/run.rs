@@ -62,7 +62,7 @@ pub(super) fn run(args: &RunArgs) -> Result<ExitCode> {
     if cancellation.asked() {
         return Err(RunnerError::interrupted());
     }
-    refuse_stale(&workspace, built)?;
+    refuse_stale(&workspace, built, args.no_build)?;
     let mut options = select(&workspace.pipeline, &workspace.graph, &args.select)?;
     options.keep_going = args.keep_going;
     check_served(&workspace, &options, args.require_cached)?;
@@ -168,7 +168,7 @@ fn build(
 }
 
 /// Programs that are not there, or that the build did not just make and that are older than their sources.
-fn refuse_stale(workspace: &Workspace, built: bool) -> Result<()> {
+fn refuse_stale(workspace: &Workspace, built: bool, no_build: bool) -> Result<()> {
     let command = workspace.pipeline.build.as_ref().map_or_else(|| "cargo build".to_owned(), |c| c.join(" "));
     for (name, stage) in &workspace.stages {
         if let (Some(stale), false) = (&stage.stale, built) {
@@ -178,12 +178,16 @@ fn refuse_stale(workspace: &Workspace, built: bool) -> Result<()> {
         }
         if stage.program.is_none() {
             let program = &workspace.pipeline.stages[name].run[0].value;
-            return Err(RunnerError::usage(
-                format!(
-                    "stage `{name}`: there is no usable program `{program}`, and the build does not make it"
-                ),
-                format!("check its name in the pipeline, or build it: {command}"),
-            ));
+            let (why, next) = if no_build {
+                ("--no-build leaves the build out", format!("build it: {command}"))
+            } else {
+                (
+                    "the build does not make it",
+                    format!("check its name in the pipeline, or build it: {command}"),
+                )
+            };
+            let message = format!("stage `{name}`: there is no usable program `{program}`, and {why}");
+            return Err(RunnerError::usage(message, next));
         }
     }
     Ok(())

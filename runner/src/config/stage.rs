@@ -57,6 +57,10 @@ pub(crate) fn stage(reader: &mut Reader<'_>, name: &str, entry: &Entry) -> Optio
             "name the program and its arguments: run = [\"program\", \"argument\"]",
         );
     }
+    for argument in run.iter().filter(|a| a.value.contains('\0')) {
+        let message = format!("stage `{name}`: an argument holds a zero byte, which no program can be given");
+        reader.fault(&argument.span, message, "take it out");
+    }
     let outputs = outputs(reader, name, table, &entry.key_span);
     let volatile = names(reader.texts(table, "volatile"));
     for output in &volatile {
@@ -76,9 +80,9 @@ pub(crate) fn stage(reader: &mut Reader<'_>, name: &str, entry: &Entry) -> Optio
         inputs: inputs(reader, table),
         params: params(reader, table),
         raw_params: BTreeMap::new(),
-        env: names(reader.texts(table, "env")),
-        pass_env: names(reader.texts(table, "pass_env")),
-        secrets: names(reader.texts(table, "secrets")),
+        env: variables(reader, table, "env"),
+        pass_env: variables(reader, table, "pass_env"),
+        secrets: variables(reader, table, "secrets"),
         tools: names(reader.texts(table, "tools")),
         platform: platform(reader, table),
         resources: resources(reader, table),
@@ -119,6 +123,22 @@ fn contradictions(reader: &mut Reader<'_>, stage: &StageConfig, table: &Table) {
             reader.fault(&param.span, message, "keep one of them");
         }
     }
+}
+
+/// Names of environment variables.
+fn variables(reader: &mut Reader<'_>, table: &Table, key: &str) -> BTreeSet<String> {
+    let texts = reader.texts(table, key);
+    for text in &texts {
+        if text.value.is_empty() || text.value.contains(['=', '\0']) {
+            let help = "write the name alone: its value is taken from the runner's environment";
+            reader.fault(
+                &text.span,
+                format!("`{key}`: {:?} is not the name of a variable", text.value),
+                help,
+            );
+        }
+    }
+    names(texts)
 }
 
 fn names(texts: Vec<Located<String>>) -> BTreeSet<String> {

@@ -7,7 +7,12 @@ const HEAD: &str = "[stage.a]\nrun = [\"sh\", \"-c\", \"echo ran >> $SIDE; echo 
 /// Every case: what is added to a good pipeline (which ends with line 5), what the error says.
 #[test]
 fn faults_are_placed_and_explained() {
-    let cases: [(&str, &[&str]); 34] = [
+    let cases: [(&str, &[&str]); 36] = [
+        ("env = [\"A=B\"]", &["6:8: `env`: \"A=B\" is not the name of a variable"]),
+        (
+            "[stage.b]\nrun = [\"sh\", \"a\\u0000b\"]\noutputs = [\"o\"]",
+            &["7:14: stage `b`: an argument holds a zero byte"],
+        ),
         ("secrets = [\"T\"]\nenv = [\"T\"]", &["6:11: `T` is a secret and also stands in `env`"]),
         (
             "params = { n = 1 }\nmatrix = { n = [1, 2] }",

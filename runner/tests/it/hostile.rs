@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
-use crate::support::{Project, alive, wait_for};
+use crate::support::{Project, alive, files, wait_for};
 
 /// `copy` makes a folder, `meddle` does something to it, `count` reads it afterwards.
 fn meddling(deed: &str) -> Project {
@@ -317,6 +317,23 @@ echo 1 > $1"#;
 }
 
 /// More files than are made durable one by one.
+#[test]
+fn an_output_without_a_bottom_ends_its_stage_and_not_the_runner() {
+    let dig = "import os,sys\nfor place in (sys.argv[1], os.environ['TMPDIR'] + '/x'):\n  os.mkdir(place); os.chdir(place)\n  for i in range(int(sys.argv[2])): os.mkdir('d'); os.chdir('d')\nopen('f', 'w').close()";
+    let project = Project::new(&format!(
+        "[stage.a]\nrun = [\"python3\", \"-c\", {dig:?}, \"{{out.o}}\", \"{{param.levels}}\"]\noutputs = [\"o\"]\nparams = {{ levels = 150 }}\n"
+    ));
+    project.runner(&["run"]).expect(0);
+    project
+        .runner(&["run", "--set", "a.levels=1000", "--experiment", "deep"])
+        .expect(3)
+        .says("more than 200 folders within each other");
+    assert!(!project.path("experiments/deep/stages/a/o").exists(), "what failed is not left behind");
+    let left = files(&project.path(".testforge/tmp"));
+    assert!(left.is_empty(), "{left:?}");
+    project.runner(&["plan"]).expect(0).says("1 of 1 stages are cached");
+}
+
 #[test]
 fn an_output_of_many_files_is_kept_whole() {
     let project = Project::new(
