@@ -100,6 +100,8 @@ pub struct TestRun {
     pub verdicts: BTreeMap<String, TestOutcome>,
     /// What the hook said after each test that reported, by test name.
     pub extra: BTreeMap<String, String>,
+    /// Tests that are not in the program, because a condition left them out: the standard harness would not name them.
+    pub absent: BTreeSet<String>,
     pub wall: Duration,
 }
 
@@ -238,7 +240,10 @@ impl Harness {
             let (unfinished, done) = (report.unfinished.clone(), report.done);
             run.take(report);
             if done {
-                // What did not begin by now is not in the program: a condition left it out.
+                if !(options.fail_fast && run.has_failure()) {
+                    let not_begun = pending.iter().filter(|name| !run.verdicts.contains_key(*name));
+                    run.absent = not_begun.cloned().collect();
+                }
                 break;
             }
             // With no test begun, the process ended before its `main`, or lost its pipe: the first one is tried alone.

@@ -286,7 +286,8 @@ fn baseline(
         }
     }
     score.n_runs = u32::try_from(runs.len()).unwrap_or(u32::MAX);
-    score.tests = binary.tests().iter().map(|name| merge(name, &runs, program)).collect();
+    let is_there = |name: &&String| !runs.iter().all(|run| run.absent.contains(*name));
+    score.tests = binary.tests().iter().filter(is_there).map(|name| merge(name, &runs, program)).collect();
     score.passed = !score.tests.is_empty() && score.tests.iter().all(|test| test.verdict == Verdict::Passed);
     let mut reach: BTreeMap<String, Reach> = BTreeMap::new();
     for (name, text) in runs.iter().flat_map(|run| &run.extra) {

@@ -144,6 +144,26 @@ fn vacuous_failing_and_missing_tests_kill_nothing() {
     assert!(!broken.compiled && broken.error.is_some());
 }
 
+/// `cargo test` does not know of a test whose condition does not hold; a suite of nothing else has no test.
+#[test]
+fn a_test_that_a_condition_leaves_out_is_none() {
+    let bench = Bench::new();
+    let prepared = bench.prepare(CLAMP, &[]);
+    let out = "#[cfg(not(test))] #[test] fn never() { panic!() }
+               #[test] #[cfg(windows)] fn elsewhere() { panic!() }";
+    let there = "#[test] fn here() { assert_eq!(clamp(-5, 2, 9), 2); }";
+    let score = bench.score(&prepared, &format!("{out}\n{there}"));
+    let names: Vec<&str> = score.tests.iter().map(|test| test.name.as_str()).collect();
+    assert_eq!((names, score.passed), (vec!["here"], true));
+    assert!(!score.killed().is_empty());
+    let none = bench.score(&prepared, out);
+    assert!(none.compiled && none.tests.is_empty() && !none.passed);
+    let leaves = "#[test] fn a_leaves() { std::process::exit(0); }\n#[test] fn b_stays() { clamp(1, 2, 3); }";
+    let score = bench.score(&prepared, leaves);
+    let verdicts: Vec<Verdict> = score.tests.iter().map(|test| test.verdict).collect();
+    assert_eq!(verdicts, [Verdict::Aborted, Verdict::Passed], "what ends the process is not left out");
+}
+
 #[test]
 fn mutants_that_do_not_compile_are_taken_out_and_the_others_stay() {
     let bench = Bench::new();
