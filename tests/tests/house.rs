@@ -59,6 +59,29 @@ fn dependencies_point_in_the_allowed_direction() {
     assert!(wrong.is_empty(), "edges that the house does not allow: {wrong:?}");
 }
 
+/// On a GPU both training and generation compute in bfloat16, or tuned and base model would be judged by other numbers than
+/// they were trained with; the small profile runs on the CPU, in float32.
+#[test]
+fn the_shipped_recipe_computes_in_bfloat16_and_the_small_one_in_float32() {
+    let text = fs::read_to_string(testforge_tests::repository().join("pipeline.toml")).unwrap();
+    let pipeline: toml::Table = text.parse().unwrap();
+    let param = |stages: &toml::Value, stage: &str, name: &str| {
+        stages.get(stage).and_then(|s| s.get("params")?.get(name)?.as_str().map(str::to_owned))
+    };
+    for stage in ["generate", "generate-repeat", "generate-base"] {
+        let recipe = &pipeline["stage"];
+        assert_eq!(param(recipe, stage, "device").as_deref(), Some("cuda"), "{stage}");
+        assert_eq!(param(recipe, stage, "precision").as_deref(), Some("bfloat16"), "{stage}");
+        let small = &pipeline["profile"]["embedded"]["stage"];
+        assert_eq!(param(small, stage, "device").as_deref(), Some("cpu"), "{stage}");
+        assert_eq!(param(small, stage, "precision").as_deref(), Some("float32"), "{stage}");
+    }
+    for stage in ["train-cuda", "train-cuda-repeat"] {
+        let precision = param(&pipeline["stage"], stage, "precision");
+        assert!(precision.is_none_or(|p| p == "bfloat16"), "{stage}: bfloat16 is the default");
+    }
+}
+
 #[test]
 fn unsafe_stands_only_where_it_may() {
     let mut found = Vec::new();
