@@ -67,6 +67,8 @@ pub enum DeviceError {
     Unknown(String),
     #[error("no NVIDIA GPU can be used: {0}")]
     NoGpu(String),
+    #[error("this program was built without the feature cuda")]
+    NotBuilt,
     #[error("there is no GPU {id}: this machine has {n}")]
     NoSuchGpu { id: u32, n: usize },
     #[error("this build has no wgpu backend")]
@@ -80,6 +82,9 @@ impl DeviceError {
     pub fn next_step(&self) -> &'static str {
         match self {
             Self::Unknown(_) => "use auto, cuda, cuda:N, wgpu or cpu",
+            Self::NotBuilt => {
+                "build it with the feature cuda, or compute on the CPU (about 100 times slower): --set device=cpu"
+            }
             Self::NoSuchGpu { .. } => "name one that is there, or compute on the CPU: --set device=cpu",
             Self::NoGpu(_) => {
                 "install what is missing, or compute on the CPU (about 100 times slower): --set device=cpu"
@@ -190,7 +195,7 @@ pub fn choose(
 /// The GPU `id`, or why it can't be used.
 fn cuda(id: u32, build: Build, probe: impl FnOnce() -> GpuProbe) -> Result<ComputeDevice, DeviceError> {
     if !build.cuda {
-        return Err(DeviceError::NoGpu("this program was built without the feature cuda".to_owned()));
+        return Err(DeviceError::NotBuilt);
     }
     match probe() {
         GpuProbe::NoDriver(why) => Err(DeviceError::NoGpu(why)),

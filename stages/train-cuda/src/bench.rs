@@ -285,7 +285,7 @@ impl Bench {
             tokens_per_s,
             mfu: utilisation(
                 tokens_per_s,
-                per_token(&self.config, train_mode(arguments)?, 16, length as f64),
+                per_token(&self.config, train_mode(arguments)?, 16, length as f64, 1.0),
             ),
             busy_percent: seen.busy().map(|(percent, _)| percent),
             peak_vram_bytes: seen.peak().map(|(bytes, _)| bytes),

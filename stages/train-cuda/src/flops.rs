@@ -13,14 +13,15 @@ pub(crate) const PEAK_GB_PER_S: f64 = 4300.0;
 /// for its input and, where it is trained, two for itself; attention at the mean causal length, its backward 2.5 times
 /// its forward. Adapters lie on all seven projections. What is computed twice to save memory counts once.
 ///
-/// `length`: of the sequence that the mean token lies in.
-pub(crate) fn per_token(config: &Config, mode: TrainMode, rank: usize, length: f64) -> f64 {
+/// `length`: of the sequence that the mean token lies in. `labelled`: the share of tokens that carry a loss; the others never
+/// meet the head.
+pub(crate) fn per_token(config: &Config, mode: TrainMode, rank: usize, length: f64, labelled: f64) -> f64 {
     let (hidden, ffn) = (config.hidden_size as f64, config.intermediate_size as f64);
     let q = (config.num_attention_heads * config.head_dim) as f64;
     let kv = (config.num_key_value_heads * config.head_dim) as f64;
     let layers = config.num_hidden_layers as f64;
     let linear = layers * (hidden * (2.0 * q + 2.0 * kv) + 3.0 * hidden * ffn);
-    let head = hidden * config.vocab_size as f64;
+    let head = hidden * config.vocab_size as f64 * labelled;
     let adapter = layers * rank as f64 * (2.0 * (hidden + q) + 2.0 * (hidden + kv) + 3.0 * (hidden + ffn));
     let attention = layers * 4.0 * q * (length + 1.0) / 2.0;
     let products = match mode {
@@ -42,9 +43,11 @@ mod tests {
     #[test]
     fn the_0_5b_shape_costs_what_its_arithmetic_says() {
         let config = model::init::architecture("qwen2.5-coder-0.5b").unwrap();
-        let mflop = |length| per_token(&config, TrainMode::Qlora, 16, length) / 1e6;
+        let mflop = |length| per_token(&config, TrainMode::Qlora, 16, length, 1.0) / 1e6;
         assert!((mflop(512.0) - 2106.0).abs() < 2.0, "{}", mflop(512.0));
         assert!((mflop(2048.0) - 2337.0).abs() < 3.0, "{}", mflop(2048.0));
+        let head_less = per_token(&config, TrainMode::Qlora, 16, 512.0, 0.0) / 1e6;
+        assert!((mflop(512.0) - head_less - 4.0 * 136.134_656).abs() < 1e-3, "{head_less}");
         assert!((utilisation(155_600.0, mflop(512.0) * 1e6) - 0.415).abs() < 1e-3);
     }
 }

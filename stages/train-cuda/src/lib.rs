@@ -308,8 +308,13 @@ fn metrics(run: &Run<'_>, device: ComputeDevice, planned_peak_bytes: u64) -> Tra
     let steps = &run.history.steps;
     let tokens_per_s = run.stepping.tokens as f64 / run.stepping.seconds.max(1e-9);
     let params = run.params;
-    let per_token =
-        flops::per_token(run.config, params.mode, params.rank as usize, run.stepping.mean_length());
+    let per_token = flops::per_token(
+        run.config,
+        params.mode,
+        params.rank as usize,
+        run.stepping.mean_length(),
+        run.stepping.labelled(),
+    );
     let is_gpu = matches!(device, ComputeDevice::Cuda { .. }) && run.stepping.tokens > 0;
     let seen = run.live.telemetry().summary();
     TrainingMetrics {

@@ -207,8 +207,8 @@ impl Room {
 fn candidates(longest: usize, most: usize) -> impl Iterator<Item = (Policy, usize)> {
     let enough = GPU_ENOUGH_TOKENS.clamp(longest, most);
     [(GPU_FULL, enough), (GPU_AGAIN, longest)].into_iter().flat_map(move |(policies, least)| {
-        let halved = move |&tokens: &usize| (tokens > least).then(|| (tokens / 2).max(least));
-        std::iter::successors(Some(most), halved)
+        let fewer = move |&tokens: &usize| (tokens > least).then(|| (tokens / 4 * 3).max(least));
+        std::iter::successors(Some(most), fewer)
             .flat_map(move |tokens| policies.map(|policy| (policy, tokens)))
     })
 }

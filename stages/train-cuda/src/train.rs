@@ -140,11 +140,18 @@ impl Packing {
 pub(crate) struct Stepping {
     pub(crate) seconds: f64,
     pub(crate) tokens: u64,
+    /// Those with a loss.
+    pub(crate) label_tokens: u64,
     /// Sum of the squares of the rows' lengths.
     pub(crate) squares: u64,
 }
 
 impl Stepping {
+    /// Share of the tokens that carry a loss.
+    pub(crate) fn labelled(&self) -> f64 {
+        self.label_tokens as f64 / (self.tokens as f64).max(1.0)
+    }
+
     /// Length of the row that the mean token lies in.
     pub(crate) fn mean_length(&self) -> f64 {
         self.squares as f64 / (self.tokens as f64).max(1.0)
@@ -201,6 +208,7 @@ impl Run<'_> {
         };
         self.stepping.seconds += seconds;
         self.stepping.tokens += outcome.tokens;
+        self.stepping.label_tokens += outcome.label_tokens;
         let record = StepRecord {
             step: self.history.steps_done() + 1,
             epoch: position.epoch + 1,
@@ -363,7 +371,7 @@ impl Run<'_> {
 
     fn step_failed(&mut self, e: EngineError) -> StageError {
         match e {
-            EngineError::NonFinite { .. } => self.not_finite(&e.to_string()),
+            EngineError::NonFinite { what, .. } => self.not_finite(what),
             EngineError::Backend(ref backend) if backend.is_out_of_memory() => self.out_of_memory(&e),
             EngineError::Backend(ref backend) if backend.is_device_trouble() => self.device_lost(&e),
             e => {

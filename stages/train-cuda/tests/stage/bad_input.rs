@@ -216,7 +216,7 @@ fn a_loss_that_is_not_finite_stops_training_and_keeps_the_last_good_state() {
         &["lr=1e30", "clip=0", "epochs=9", "warmup_ratio=0"],
         &[],
         3,
-        &["is not finite", "the last good checkpoint is in"],
+        &["is not finite after", "training stops", "the last good checkpoint is in"],
     );
     let state: TrainingState =
         stage_kit::files::read_json(&case.out().join("live/training_state.json")).unwrap();
@@ -226,4 +226,33 @@ fn a_loss_that_is_not_finite_stops_training_and_keeps_the_last_good_state() {
         state.status
     );
     assert!(case.out().join("resume/state.safetensors").is_file());
+}
+
+/// Every number of it is finite: only its size tells that nothing is learned.
+#[test]
+fn a_loss_worse_than_guessing_stops_training() {
+    let case = Case::new();
+    case.fails(
+        &[
+            "mode=full",
+            "model",
+            "lr=1",
+            "epochs=9",
+            "batch=1",
+            "accumulation=1",
+            "warmup_ratio=0",
+            "dropout=0",
+        ],
+        &[],
+        3,
+        &["worse than guessing (6.461)", "training stops", "the last good checkpoint is in"],
+    );
+    let state: TrainingState =
+        stage_kit::files::read_json(&case.out().join("live/training_state.json")).unwrap();
+    assert!(
+        matches!(&state.alerts[..], [alert] if alert.contains("worse than guessing")),
+        "{:?}",
+        state.alerts
+    );
+    assert!(matches!(state.status, TrainingStatus::Failed(_)));
 }
