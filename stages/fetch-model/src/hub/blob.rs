@@ -46,9 +46,10 @@ fn hash(path: &Path, mut hasher: impl Digest) -> io::Result<String> {
     }
 }
 
-/// Deletes a link and the blob behind it.
+/// Deletes a link and the blob behind it. A file elsewhere, to which somebody made a link, stays.
 pub(super) fn remove(path: &Path) -> Result<()> {
-    if let Ok(blob) = fs::canonicalize(path) {
+    let blob = fs::canonicalize(path).ok().filter(|b| b.parent().is_some_and(|dir| dir.ends_with("blobs")));
+    if let Some(blob) = blob {
         delete(&blob)?;
     }
     delete(path)

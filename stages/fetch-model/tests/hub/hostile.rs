@@ -415,6 +415,52 @@ fn the_pause_that_a_hub_asks_for_is_kept_within_bounds() {
 }
 
 #[test]
+fn a_token_goes_to_the_hub_and_to_nobody_it_names() {
+    for redirect in ["resolve/*/model.safetensors", "resolve/*/config.json", "/api/models/"] {
+        let files = files(false);
+        let (elsewhere, server) = (Server::start(ID, files.clone()), Server::start(ID, files));
+        // The same machine under another name is another host.
+        let other = elsewhere.address().replace("127.0.0.1", "localhost");
+        let path = match redirect {
+            "/api/models/" => format!("/api/models/{ID}/revision/main"),
+            path => format!("/cdn/{}", path.rsplit('/').next().unwrap()),
+        };
+        let name = path.rsplit('/').next().unwrap();
+        let tag = elsewhere.etag_of(name);
+        let headers = [
+            &*format!("Location: {other}{path}"),
+            &format!("X-Linked-Etag: \"{tag}\""),
+            &format!("X-Repo-Commit: {COMMIT}"),
+            "Content-Length: 0",
+        ];
+        server.answer(redirect, head("302 X", &headers));
+        let mut client = Client::new(&server);
+        client.settings.token = Some("hf_secret".to_owned());
+        client.fetch().unwrap();
+        assert!(!server.authorizations("").is_empty(), "{redirect}");
+        assert!(!elsewhere.requests().is_empty(), "{redirect} leads elsewhere");
+        assert_eq!(elsewhere.authorizations(""), Vec::<String>::new(), "{redirect}");
+    }
+}
+
+#[test]
+fn a_file_that_the_cache_only_links_to_is_never_deleted() {
+    let files = files(false);
+    let server = Server::start(ID, files.clone());
+    let client = Client::new(&server);
+    let fetched = client.fetch().unwrap();
+    // Somebody keeps the weights elsewhere, under the name of their hash, and changed them.
+    let kept = client.root.path().join(etag("model.safetensors", &files["model.safetensors"]));
+    fs::write(&kept, "something else").unwrap();
+    let link = fetched.dir.join("model.safetensors");
+    fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink(&kept, &link).unwrap();
+    client.fetch().unwrap();
+    assert_eq!(fs::read(&link).unwrap(), files["model.safetensors"]);
+    assert_eq!(fs::read(&kept).unwrap(), b"something else");
+}
+
+#[test]
 fn an_empty_file_is_a_file() {
     let mut files = files(false);
     files.insert("LICENSE".to_owned(), Vec::new());

@@ -45,7 +45,8 @@ struct State {
     answers: Vec<Answer>,
     /// `PATH` or `PATH bytes=A-B`.
     requests: Vec<String>,
-    headers: Vec<String>,
+    /// Path, header line in lower case.
+    headers: Vec<(String, String)>,
 }
 
 /// What goes over the wire when a path is asked for.
@@ -127,9 +128,21 @@ impl Server {
         self.state.lock().unwrap().requests.clone()
     }
 
+    /// The hash that this hub names a file by; of a name that it does not have, that of nothing.
+    pub(crate) fn etag_of(&self, name: &str) -> String {
+        etag(name, self.state.lock().unwrap().files.get(name).map_or(&[], Vec::as_slice))
+    }
+
     /// Whether a request had this header line; written in lower case.
     pub(crate) fn saw_header(&self, line: &str) -> bool {
-        self.state.lock().unwrap().headers.iter().any(|h| h == line)
+        self.state.lock().unwrap().headers.iter().any(|(_, h)| h == line)
+    }
+
+    /// What the requests for paths with `pattern` said of who asks.
+    pub(crate) fn authorizations(&self, pattern: &str) -> Vec<String> {
+        let state = self.state.lock().unwrap();
+        let asked = state.headers.iter().filter(|(path, _)| path.contains(pattern));
+        asked.filter(|(_, h)| h.starts_with("authorization:")).map(|(_, h)| h.clone()).collect()
     }
 }
 
@@ -156,7 +169,7 @@ fn serve(mut stream: TcpStream, id: &str, state: &Mutex<State>) -> std::io::Resu
         if let Some(value) = line.strip_prefix("range: ") {
             range = Some(value.to_owned());
         }
-        state.lock().unwrap().headers.push(line);
+        state.lock().unwrap().headers.push((path.clone(), line));
     }
     let fault = note(&path, range.as_deref(), &mut state.lock().unwrap());
     let answer = scripted(&path, &mut state.lock().unwrap());
