@@ -16,8 +16,8 @@ const GPU_FULL: [Policy; 2] = [(false, SavePolicy::All), (true, SavePolicy::All)
 const GPU_AGAIN: [Policy; 2] = [(true, SavePolicy::NoGateUp), (true, SavePolicy::Input)];
 /// Fewer tokens at a time than these are slower than computing activations again.
 const GPU_ENOUGH_TOKENS: usize = 4096;
-/// What the driver takes for itself, about.
-const CONTEXT_BYTES: u64 = 550_000_000;
+/// What the driver takes for its context and for graphs: 560 to 720 MB were seen.
+const CONTEXT_BYTES: u64 = 750_000_000;
 /// Recomputation, least first; results don't depend on it.
 const POLICIES: [SavePolicy; 3] = [SavePolicy::All, SavePolicy::NoGateUp, SavePolicy::Input];
 
@@ -240,7 +240,7 @@ mod tests {
         assert_eq!(room(0, None).holds(u64::MAX / 2), Ok(()));
         assert_eq!(room(7_500_000_000, None).holds(7_500_000_000 - CONTEXT_BYTES), Ok(()));
         let why = room(7_500_000_000, None).holds(7_000_000_000).unwrap_err();
-        assert!(why.contains("7550 MB would be needed, 7500 MB may be taken"), "{why}");
+        assert!(why.contains("7750 MB would be needed, 7500 MB may be taken"), "{why}");
         let why = room(0, Some(900_000_000)).holds(1_000_000_000).unwrap_err();
         assert!(why.contains("900 MB of the GPU are free"), "{why}");
     }
