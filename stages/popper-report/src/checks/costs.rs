@@ -1,6 +1,7 @@
 //! e1 to e3: memory, time, latency. Read from volatile outputs: facts about one run on one machine.
 
 use record::report::Measured;
+use record::training::TrainingMetrics;
 use scores::quantile;
 
 use super::{Finding, Subject};
@@ -14,25 +15,35 @@ fn one(value: f64, unit: &str) -> Measured {
     Measured { value, unit: unit.to_owned(), interval95: None, n: None }
 }
 
-/// Peak GPU memory of the training in GiB. A reading of 0 is no reading: a process on a GPU holds some.
+/// Peak GPU memory of the training in GiB. A reading of 0 is no reading: a process on a GPU holds some. What a whole device
+/// holds is a bound from above: over the limit it says nothing of the training.
 pub(crate) fn gpu_memory_gib(subject: &Subject<'_>) -> Option<f64> {
-    let bytes = subject.inputs.log.as_ref()?.value.peak_vram_bytes?;
-    (bytes > 0).then_some(bytes as f64 / GIB)
+    let log = &subject.inputs.log.as_ref()?.value;
+    let peak = log.peak_vram_bytes.filter(|&bytes| bytes > 0)? as f64 / GIB;
+    let may_be_of_others = is_of_device(log) && peak >= GPU_MEMORY_MAX_GIB;
+    (!may_be_of_others).then_some(peak)
+}
+
+fn is_of_device(log: &TrainingMetrics) -> bool {
+    log.peak_vram_scope.as_deref() == Some("device")
 }
 
 pub(super) fn gpu_memory(subject: &Subject<'_>) -> Finding {
     let Some(log) = &subject.inputs.log else { return Finding::missing("log") };
+    let device = &log.value.device;
     let Some(peak) = gpu_memory_gib(subject) else {
-        let device = &log.value.device;
-        return Finding::not_tested(format!("no GPU memory was read: training ran on `{device}`"))
-            .with([&log.evidence]);
+        let why = match log.value.peak_vram_bytes {
+            Some(bytes) if bytes > 0 => format!(
+                "`{device}` held {:.2} GiB, others included: how much of it was the training's is not known",
+                bytes as f64 / GIB
+            ),
+            _ => format!("no GPU memory was read: training ran on `{device}`"),
+        };
+        return Finding::not_tested(why).with([&log.evidence]);
     };
-    let whose = match log.value.peak_vram_scope.as_deref() {
-        Some("process") => "of the training process",
-        Some("device") => "of the whole device, others included",
-        _ => "of a scope that was not named",
-    };
-    let detail = format!("highest reading on {}, {whose}", log.value.device);
+    let whose = if is_of_device(&log.value) { "others included" } else { "of the training process" };
+    let part = if log.value.interrupted_and_resumed { ", after the last restart" } else { "" };
+    let detail = format!("highest reading on {device}, {whose}{part}");
     Finding::new(peak < GPU_MEMORY_MAX_GIB, Some(one(peak, "GiB")), detail).with([&log.evidence])
 }
 

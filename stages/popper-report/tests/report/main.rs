@@ -224,6 +224,27 @@ fn without_gpu_memory_the_efficiency_gate_is_not_tested() {
     assert_eq!(verdict(&fixture.report(), "e1"), CheckVerdict::Falsified);
 }
 
+/// Where the driver does not tell processes apart, a full device falsifies nothing, and one that is nearly empty proves enough.
+#[test]
+fn memory_of_a_whole_device_is_a_bound_from_above() {
+    let fixture = perfect();
+    let path = fixture.path("log/metrics.json");
+    for (bytes, wanted, said) in [
+        (5u64 << 30, CheckVerdict::Corroborated, "others included"),
+        (70 << 30, CheckVerdict::NotTested, "`a device` held 70.00 GiB, others included"),
+    ] {
+        fixture.costs(Some(bytes));
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains("\"process\""));
+        fs::write(&path, text.replace("\"process\"", "\"device\"")).unwrap();
+        fixture.run(Params::default()).unwrap();
+        let report = fixture.report();
+        assert_eq!(verdict(&report, "e1"), wanted);
+        assert!(check(&report, "e1").detail.contains(said), "{}", check(&report, "e1").detail);
+        assert_eq!(fixture.gates().passed, wanted == CheckVerdict::Corroborated);
+    }
+}
+
 #[test]
 fn tuned_against_base_is_paired() {
     let fixture = Fixture::new();
