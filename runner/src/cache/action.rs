@@ -77,15 +77,15 @@ impl Store {
         let intact = text
             .split_once('\n')
             .filter(|(sum, body)| blake3::hash(body.as_bytes()).to_hex().as_str() == *sum);
-        let version = intact.and_then(|(_, body)| serde_json::from_str::<Version>(body).ok());
-        if version.is_some_and(|v| v.schema_version != ACTION_SCHEMA_VERSION) {
+        let parsed = intact.and_then(|(_, body)| serde_json::from_str::<ActionEntry>(body).ok());
+        let version = || intact.and_then(|(_, body)| serde_json::from_str::<Version>(body).ok());
+        let version =
+            parsed.as_ref().map(|e| e.schema_version).or_else(|| version().map(|v| v.schema_version));
+        if version.is_some_and(|v| v != ACTION_SCHEMA_VERSION) {
             // Of another runner, and whole.
             return None;
         }
-        let parsed = intact.and_then(|(_, body)| {
-            let entry: ActionEntry = serde_json::from_str(body).ok()?;
-            (entry.key == key && entry.components.key() == key).then_some(entry)
-        });
+        let parsed = parsed.filter(|entry| entry.key == key && entry.components.key() == key);
         if parsed.is_none() {
             self.quarantine(&path, &format!("the cached action {}", &key[..12.min(key.len())]));
         }

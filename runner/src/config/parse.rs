@@ -57,13 +57,14 @@ pub fn parse(
     profile: Option<&str>,
     set: &[SetParam],
 ) -> Result<Pipeline, ConfigErrors> {
-    let root = match DeTable::parse(&source.text) {
+    let mut root = match DeTable::parse(&source.text) {
         Ok(table) => node::from_table(table.get_ref()),
         Err(e) => return Err(ConfigError::at(&source, &e.span().or(Some(0..0)), e.message()).into()),
     };
     let mut reader = Reader::new(&source);
     check_top(&mut reader, &root);
-    let (mut stages, removed, over) = effective_stages(&mut reader, &root, profile);
+    let own = take_stages(&mut reader, &mut root);
+    let (mut stages, removed, over) = effective_stages(&mut reader, &root, own, profile);
     apply_set(&mut reader, &mut stages, set);
     let layered = |name: &str| over.and_then(|t| t.get(name).map(|_| t)).unwrap_or(&root);
 
@@ -137,8 +138,20 @@ fn check_top(reader: &mut Reader<'_>, root: &Table) {
 
 type Effective<'t> = (Table, BTreeMap<String, Span>, Option<&'t Table>);
 
-fn effective_stages<'t>(reader: &mut Reader<'_>, root: &'t Table, profile: Option<&str>) -> Effective<'t> {
-    let mut stages = reader.table(root, "stage").cloned().unwrap_or_default();
+fn take_stages(reader: &mut Reader<'_>, root: &mut Table) -> Table {
+    reader.table(root, "stage");
+    match root.remove("stage").map(|entry| entry.node.kind) {
+        Some(Kind::Table(stages)) => stages,
+        _ => Table::new(),
+    }
+}
+
+fn effective_stages<'t>(
+    reader: &mut Reader<'_>,
+    root: &'t Table,
+    mut stages: Table,
+    profile: Option<&str>,
+) -> Effective<'t> {
     let mut removed = BTreeMap::new();
     let Some(wanted) = profile else { return (stages, removed, None) };
     let profiles = reader.table(root, "profile");

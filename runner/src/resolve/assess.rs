@@ -130,23 +130,19 @@ impl Workspace {
 
     /// Why no action has this key: what differs from the nearest earlier one of the node.
     fn reasons(&self, node: &str, now: &KeyComponents) -> Vec<String> {
-        let Some(before) = self.nearest_earlier(node, now) else { return vec!["never ran".to_owned()] };
-        let changed = differences(&before, now);
+        let earlier = self.earlier(node);
+        let Some(before) = nearest(&earlier, now) else { return vec!["never ran".to_owned()] };
+        let changed = differences(before, now);
         if changed.is_empty() {
             return vec!["its cached result is gone".to_owned()];
         }
         changed.iter().map(|d| self.explain(d)).collect()
     }
 
-    fn nearest_earlier(&self, node: &str, now: &KeyComponents) -> Option<KeyComponents> {
-        let earlier: Vec<KeyComponents> = self
-            .store
-            .history(node)
-            .iter()
-            .filter_map(|key| self.store.action(key))
-            .map(|e| e.components)
-            .collect();
-        nearest(&earlier, now).cloned()
+    /// What a node ran with, oldest first.
+    fn earlier(&self, node: &str) -> Vec<KeyComponents> {
+        let keys = self.store.history(node);
+        keys.iter().filter_map(|key| self.store.action(key)).map(|e| e.components).collect()
     }
 
     /// A difference, with the files that changed where it is an input.
@@ -177,6 +173,10 @@ impl Workspace {
             return vec!["forced".to_owned()];
         }
         let node_ref = &self.graph.nodes[node];
+        let earlier = self.earlier(&node_ref.name);
+        if earlier.is_empty() {
+            return vec!["never ran".to_owned()];
+        }
         let mut digests = BTreeMap::new();
         for (name, source) in &node_ref.inputs {
             let digest = match source {
@@ -187,10 +187,8 @@ impl Workspace {
             digests.insert(name.clone(), digest.unwrap_or_else(|| "?".to_owned()));
         }
         let now = self.components(node_ref, digests);
-        let Some(before) = self.nearest_earlier(&node_ref.name, &now) else {
-            return vec!["never ran".to_owned()];
-        };
+        let Some(before) = nearest(&earlier, &now) else { return Vec::new() };
         let waiting = |d: &Difference| d.after.as_deref() == Some("?") && d.before.is_some();
-        differences(&before, &now).iter().filter(|d| !waiting(d)).map(|d| self.explain(d)).collect()
+        differences(before, &now).iter().filter(|d| !waiting(d)).map(|d| self.explain(d)).collect()
     }
 }

@@ -60,28 +60,28 @@ impl Workspace {
     /// # Errors
     /// Everything that can be known to be wrong before anything runs.
     pub fn open(mut pipeline: Pipeline, surroundings: Surroundings) -> Result<Self> {
-        Graph::new(&pipeline).map_err(|e| graph_error(&pipeline, e))?;
+        let mut graph = Graph::new(&pipeline).map_err(|e| graph_error(&pipeline, e))?;
         let store = Store::open(&surroundings.cache_dir)?;
         let mut errors = Vec::new();
         let mut stages = BTreeMap::new();
         let mut programs = program::Programs::default();
-        let names: Vec<String> = pipeline.stages.keys().cloned().collect();
-        for name in names {
-            let mut stage = pipeline.stages[&name].clone();
-            match resolve_stage(&pipeline, &store, &surroundings, &mut programs, &mut stage) {
+        let mut own = std::mem::take(&mut pipeline.stages);
+        for (name, stage) in &mut own {
+            match resolve_stage(&pipeline, &store, &surroundings, &mut programs, stage) {
                 Ok(resolved) => {
                     stages.insert(name.clone(), resolved);
                 }
                 Err(faults) => errors.extend(faults),
             }
-            pipeline.stages.insert(name, stage);
         }
+        pipeline.stages = own;
         let files = files::digest_inputs(&pipeline, &store, &mut errors);
         if !errors.is_empty() {
             store.save();
             return Err(RunnerError::Config(config::in_order(errors)));
         }
-        let graph = Graph::new(&pipeline).map_err(|e| graph_error(&pipeline, e))?;
+        // A program's schema may have made another value of a parameter from the command line.
+        graph.take_params(&pipeline);
         Ok(Self { pipeline, graph, store, surroundings, stages, files })
     }
 

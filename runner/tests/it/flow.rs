@@ -308,6 +308,21 @@ fn lock_verify_names_every_changed_field() {
     project.runner(&["lock", "verify"]).expect(2).says("not a reproducibility.lock");
 }
 
+/// Seconds; minutes, if putting them in order went through all that is left for every one.
+#[test]
+fn ten_thousand_stages_are_put_in_order() {
+    let stage = |i: usize| {
+        let from =
+            i.checked_sub(1).map_or(String::new(), |n| format!("inputs = {{ i = \"s{}.o\" }}\n", n / 2));
+        format!("[stage.s{i}]\nrun = [\"sh\"]\noutputs = [\"o\"]\n{from}")
+    };
+    let project = Project::new(&(0..10_000).map(stage).collect::<String>());
+    let began = std::time::Instant::now();
+    let graph = project.runner(&["graph"]).expect(0);
+    assert!(began.elapsed() < std::time::Duration::from_secs(60), "{:?}", began.elapsed());
+    assert_eq!(graph.out.lines().filter(|line| !line.starts_with(' ')).count(), 10_000);
+}
+
 #[test]
 fn graph_and_status() {
     let project = Project::new(TWO_STAGES);
