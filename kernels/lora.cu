@@ -233,6 +233,30 @@ __device__ void pack(const Each<const T*>& b, bf16* tail, int pitch, int rows, i
     tail[(u64)row * pitch + col] = from_float<bf16>(value);
 }
 
+// What `pack` writes behind one weight; the same struct as in src/cuda/ops/lora/pack.rs.
+struct PackEntry {
+    const bf16* b[MODULES];
+    bf16* tail;
+    int pitch, rows, cols, rank;
+    int start[MODULES], count[MODULES];
+};
+
+// Behind all weights at once: one thread 8 columns of a row. Blocks (256 groups of 8, entry).
+extern "C" __global__ void __launch_bounds__(256) lora_pack_all(const PackEntry* entries, const StepScalars* scalars) {
+    const PackEntry& e = entries[blockIdx.y];
+    int groups = e.cols / 8, i = blockIdx.x * blockDim.x + threadIdx.x, row = i / groups, first = i % groups * 8;
+    if (row >= e.rows) return;
+    Pack<bf16> out{};
+    for (int k = 0; k < 8; ++k) {
+        int module = (first + k) / e.rank;
+        if (module >= MODULES || e.b[module] == nullptr) break;
+        int own = row - e.start[module];
+        if (own < 0 || own >= e.count[module]) continue;
+        out.v[k] = from_float<bf16>(scalars->lora_scale * to_float(e.b[module][(u64)own * e.rank + (first + k) % e.rank]));
+    }
+    store_pack(e.tail + (u64)row * e.pitch + first, out);
+}
+
 #define DEFINE(T, suffix)                                                                                                  \
     extern "C" __global__ void __launch_bounds__(256) lora_down_##suffix(                                                \
         const T* x, int x_pitch, EACH_PARAMETERS(const T*, a), float* u, int u_pitch, T* augmented, int augmented_pitch,  \

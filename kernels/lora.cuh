@@ -93,6 +93,12 @@ __device__ inline bool keeps(uint2 key, u32 threshold, const Token& token, int f
     return half_word(bits, feature % 8) >= threshold;
 }
 
+// One of the four words, by a number that is known when the loop around it is unrolled.
+__device__ inline u32 word(const uint4& v, int i) { return i == 0 ? v.x : (i == 1 ? v.y : (i == 2 ? v.z : v.w)); }
+
+// Number i of 8.
+__device__ inline float number(const uint4& v, int i) { return i % 2 == 0 ? low_bf16(word(v, i / 2)) : high_bf16(word(v, i / 2)); }
+
 __device__ inline uint4 load_16(const bf16* p, bool valid) {
     return valid ? *reinterpret_cast<const uint4*>(p) : make_uint4(0, 0, 0, 0);
 }

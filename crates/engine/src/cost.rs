@@ -50,7 +50,11 @@ pub fn cost(plan: &Plan, op: &Op, dims: &Dims, layout: &Layout) -> Cost {
         Op::AttentionGradQ { q, .. } => 3 * 2 * elements(&q) * mean_keys(dims),
         Op::AttentionGradKv { q, .. } => 4 * 2 * elements(&q) * mean_keys(dims),
         Op::Lora { group, x, .. } => lora_flops(plan, group, dims.rows(x.rows)),
-        Op::LoraGradParams { group, x, .. } => 3 * lora_flops(plan, group, dims.rows(x.rows)) / 2,
+        Op::LoraGradInner { group, d_u, .. } => {
+            let outputs: usize = plan.groups[group].modules.iter().map(|m| m.cols).sum();
+            2 * (dims.rows(d_u.rows) * outputs * plan.groups[group].rank) as u64
+        }
+        Op::LoraGradParams { group, x, .. } => lora_flops(plan, group, dims.rows(x.rows)),
         Op::LoraGradInput { group, d_x, .. } => lora_flops(plan, group, dims.rows(d_x.rows)) / 2,
         _ => touched.map(elements).sum(),
     };

@@ -16,13 +16,22 @@ pub struct Layout {
     pub align: usize,
     /// Columns behind those of a buffer, for the backend's own use.
     pub extra: BTreeMap<BufferId, usize>,
+    /// Buffers that the backend never touches: they take no room.
+    pub unused: BTreeSet<BufferId>,
 }
 
 impl Layout {
     /// Everything as elements of one size.
     #[must_use]
     pub fn uniform(bytes: usize) -> Self {
-        Layout { act: bytes, grad: bytes, stat: bytes, align: 64, extra: BTreeMap::new() }
+        Layout {
+            act: bytes,
+            grad: bytes,
+            stat: bytes,
+            align: 64,
+            extra: BTreeMap::new(),
+            unused: BTreeSet::new(),
+        }
     }
 
     /// Elements from one row of a buffer to the next.
@@ -106,6 +115,9 @@ pub fn lifetimes(plan: &Plan, claims: &BTreeSet<Block>) -> BTreeMap<BufferId, Li
 #[must_use]
 pub fn buffer_bytes(plan: &Plan, id: BufferId, dims: &Dims, layout: &Layout) -> usize {
     let buffer = plan.get(id);
+    if layout.unused.contains(&id) {
+        return 0;
+    }
     dims.rows(buffer.rows) * layout.pitch(plan, id) * layout.bytes(buffer.role)
 }
 

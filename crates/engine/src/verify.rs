@@ -217,7 +217,9 @@ fn check_shapes(plan: &Plan, op: &Op) -> Checked {
     }
     match *op {
         Op::Gemm { a, b, c, form, .. } => check_gemm(plan, [a, b, c], form),
-        Op::Lora { .. } | Op::LoraGradParams { .. } | Op::LoraGradInput { .. } => check_lora(plan, op),
+        Op::Lora { .. } | Op::LoraGradInner { .. } | Op::LoraGradParams { .. } | Op::LoraGradInput { .. } => {
+            check_lora(plan, op)
+        }
         Op::AttentionPacked { .. }
         | Op::AttentionDelta { .. }
         | Op::AttentionGradQ { .. }
@@ -344,6 +346,7 @@ fn check_lora(plan: &Plan, op: &Op) -> Checked {
             same_shape(&[u, d_u])?;
             (group, Some(x), u, Some(d_y), scratch)
         }
+        Op::LoraGradInner { group, d_y, d_u } => (group, None, d_u, Some(d_y), None),
         Op::LoraGradInput { group, d_u, d_x, scratch } => (group, Some(d_x), d_u, None, scratch),
         _ => return Ok(()),
     };

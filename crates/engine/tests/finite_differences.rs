@@ -262,10 +262,10 @@ fn adapters() {
                 let dropped = drop(&a[0]);
                 let (mut d_u, mut d_a, mut d_b) =
                     (vec![0.0; t * rank], vec![0.0; rank * inputs], vec![0.0; outputs * rank]);
-                let grads =
-                    Grads { d_u: out(&mut d_u, rank), d_a: out(&mut d_a, inputs), d_b: out(&mut d_b, rank) };
-                let (x, b) = (view(&dropped, inputs), view(&a[2], rank));
-                adapter::grad_params(x, view(&u, rank), view(d_y, outputs), b, scale, grads, 1);
+                let (x, d_y) = (view(&dropped, inputs), view(d_y, outputs));
+                adapter::grad_inner(d_y, view(&a[2], rank), scale, out(&mut d_u, rank), 1);
+                let grads = Grads { d_a: out(&mut d_a, inputs), d_b: out(&mut d_b, rank) };
+                adapter::grad_params(x, view(&u, rank), d_y, view(&d_u, rank), scale, grads, 1);
                 let (mut before, mut d_x) = (vec![0.0; t * inputs], vec![0.0; t * inputs]);
                 product(view(&d_u, rank), view(&a[1], inputs), false, &mut out(&mut before, inputs), 1);
                 mask.apply(view(&before, inputs), out(&mut d_x, inputs), true, 1);

@@ -122,7 +122,7 @@ fn a_missing_write_is_found() {
             let removed = broken.steps[step].ops.remove(op);
             let writes = !removed.access(&plan.groups).writes.is_empty();
             let result = verify(&broken, &placement);
-            // These two write only scratch and, in the first layer, products that nobody needs.
+            // These two write only scratch.
             let is_read = !matches!(removed, Op::LoraGradParams { .. } | Op::LoraGradInput { .. });
             if writes && is_read {
                 assert!(result.is_err(), "{} removed from step {step}", removed.name());

@@ -35,6 +35,12 @@ impl Args {
         self
     }
 
+    /// A view that the kernel reaches by an address it reads; its memory lives as long as the launch.
+    pub(crate) fn keep(mut self, tensor: &Tensor) -> Self {
+        self.keep.push(tensor.memory().clone());
+        self
+    }
+
     /// The address of a view, or null.
     pub(crate) fn optional(mut self, tensor: Option<&Tensor>) -> Self {
         match tensor {
@@ -187,11 +193,17 @@ impl Launch {
 #[derive(Debug)]
 pub enum Work {
     Kernel(Launch),
-    Matmul(Matmul),
+    Matmul(Box<Matmul>),
     /// Bytes become zero.
     Zero(Tensor),
     /// There was nothing to do.
     Nothing,
+}
+
+impl From<Matmul> for Work {
+    fn from(matmul: Matmul) -> Self {
+        Work::Matmul(Box::new(matmul))
+    }
 }
 
 impl Work {

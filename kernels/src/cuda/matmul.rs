@@ -37,7 +37,7 @@ const PARTS: usize = 16;
 /// In how many parts the inner dimension of `m x n x k` is taken on a device with this many multiprocessors.
 fn parts((m, n, k): (usize, usize, usize), multiprocessors: usize) -> usize {
     let tiles = m.div_ceil(TILE) * n.div_ceil(TILE);
-    if tiles == 0 || tiles >= multiprocessors {
+    if tiles == 0 || 2 * tiles > multiprocessors {
         return 1;
     }
     let wanted = (4 * multiprocessors).div_ceil(tiles).min(PARTS).min(k / PART);
@@ -86,8 +86,9 @@ pub fn split(
         _ => (b.row_range(0, part)?, part * b.pitch()),
     };
     let batch = Batch { count, strides: [a_stride, b_stride, m * n] };
-    let product = Matmul::batched(workspace, form, (&a_first, &b_first, &first), batch, false)?;
-    Ok([Work::Matmul(product), sum_parts::add(&all, c, accumulate)?])
+    let finish = Finish::default();
+    let product = Matmul::batched(workspace, form, (&a_first, &b_first, &first), batch, finish)?;
+    Ok([Work::from(product), sum_parts::add(&all, c, accumulate)?])
 }
 
 /// Products of one shape at equal distances, in elements, in all three matrices. They lie inside what the caller checked.
@@ -99,10 +100,20 @@ struct Batch {
 
 const ONE: Batch = Batch { count: 1, strides: [0; 3] };
 
+/// What a product is finished with, before its one rounding.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Finish<'a> {
+    /// `m x n`, of the type of the result; the result itself accumulates.
+    pub addend: Option<&'a Tensor>,
+    /// `1 x n`, of the type of the result, added to every row.
+    pub bias: Option<&'a Tensor>,
+}
+
 /// Descriptors of the library, given back on drop.
 struct Plan {
     desc: sys::cublasLtMatmulDesc_t,
-    layouts: [sys::cublasLtMatrixLayout_t; 3],
+    /// Of the factors, the addend and the result.
+    layouts: [sys::cublasLtMatrixLayout_t; 4],
     algo: sys::cublasLtMatmulAlgo_t,
 }
 
@@ -114,7 +125,9 @@ pub struct Matmul {
     a: Tensor,
     b: Tensor,
     c: Tensor,
-    beta: f32,
+    addend: Option<Tensor>,
+    /// Held: the library has its address.
+    _bias: Option<Tensor>,
     workspace: Memory,
     cost: Cost,
 }
@@ -144,7 +157,21 @@ impl Matmul {
         (a, b, c): (&Tensor, &Tensor, &Tensor),
         accumulate: bool,
     ) -> Result<Self, CudaError> {
-        Self::batched(workspace, form, (a, b, c), ONE, accumulate)
+        let finish = Finish { addend: accumulate.then_some(c), bias: None };
+        Self::batched(workspace, form, (a, b, c), ONE, finish)
+    }
+
+    /// Prepares `c = a b + addend + bias`, rounded once.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn finished(
+        workspace: &Memory,
+        form: Form,
+        (a, b, c): (&Tensor, &Tensor, &Tensor),
+        finish: Finish<'_>,
+    ) -> Result<Self, CudaError> {
+        Self::batched(workspace, form, (a, b, c), ONE, finish)
     }
 
     fn batched(
@@ -152,13 +179,15 @@ impl Matmul {
         form: Form,
         (a, b, c): (&Tensor, &Tensor, &Tensor),
         batch: Batch,
-        accumulate: bool,
+        finish: Finish<'_>,
     ) -> Result<Self, CudaError> {
         let gpu = workspace.gpu().clone();
         let (m, n, k) = sizes(form, a, b);
         let k2 = if form == Form::Nt { b.cols() } else { b.rows() };
         let times = if batch.count > 1 { format!("{} x ", batch.count) } else { String::new() };
-        let what = format!("{times}{form:?} {m}x{n}x{k} {}>{}", a.dtype().suffix(), c.dtype().suffix());
+        let more = [finish.addend.map(|_| " + addend"), finish.bias.map(|_| " + bias")];
+        let more: String = more.into_iter().flatten().collect();
+        let what = format!("{times}{form:?} {m}x{n}x{k} {}>{}{more}", a.dtype().suffix(), c.dtype().suffix());
         if k != k2 || c.rows() != m || c.cols() != n {
             let message = format!("{what}: factors meet in {k} and {k2}, result {} x {}", c.rows(), c.cols());
             return Err(CudaError::shape("matmul", message));
@@ -166,11 +195,12 @@ impl Matmul {
         if a.dtype() != b.dtype() || [a, c].iter().any(|t| !matches!(t.dtype(), Dtype::F32 | Dtype::Bf16)) {
             return Err(CudaError::shape("matmul", format!("{what}: types can't be multiplied")));
         }
+        finish.check(&what, c)?;
         gpu.bind()?;
-        let plan = Plan::new(&gpu, form, (a, b, c), batch)
+        let plan = Plan::new(&gpu, form, (a, b, c), batch, finish)
             .map_err(|error| CudaError::Matmul { what: what.clone(), status: format!("{:?}", error.0) })?;
         let elements = |t: &Tensor| (t.rows() * t.cols() * t.dtype().bytes()) as f64;
-        let again = if accumulate { elements(c) } else { 0.0 };
+        let again = finish.addend.map_or(0.0, elements);
         let count = batch.count as f64;
         let cost = Cost {
             flops: count * 2.0 * m as f64 * n as f64 * k as f64,
@@ -183,7 +213,8 @@ impl Matmul {
             a: a.clone(),
             b: b.clone(),
             c: c.clone(),
-            beta: if accumulate { 1.0 } else { 0.0 },
+            addend: finish.addend.cloned(),
+            _bias: finish.bias.cloned(),
             workspace: workspace.clone(),
             cost,
         })
@@ -202,10 +233,10 @@ impl Matmul {
         if self.c.rows() == 0 || self.c.cols() == 0 {
             return Ok(());
         }
-        let alpha = 1.0f32;
+        let (alpha, beta) = (1.0f32, if self.addend.is_some() { 1.0f32 } else { 0.0 });
         let pointer = |t: &Tensor| t.pointer() as *const c_void;
         let workspace = self.workspace.dense(1, WORKSPACE_BYTES, Dtype::U8)?;
-        let [x, y, z] = self.plan.layouts;
+        let [x, y, added, z] = self.plan.layouts;
         // SAFETY: views were checked against their memories and are held by `self`; the library is column-major, so the
         // product is computed transposed: factors swap places.
         let status = unsafe {
@@ -213,13 +244,13 @@ impl Matmul {
                 self.gpu.inner.handle,
                 self.plan.desc,
                 (&raw const alpha).cast(),
-                (&raw const self.beta).cast(),
+                (&raw const beta).cast(),
                 pointer(&self.b),
                 x,
                 pointer(&self.a),
                 y,
-                pointer(&self.c),
-                z,
+                pointer(self.addend.as_ref().unwrap_or(&self.c)),
+                added,
                 self.c.pointer() as *mut c_void,
                 z,
                 &raw const self.plan.algo,
@@ -247,8 +278,10 @@ impl Plan {
         form: Form,
         (a, b, c): (&Tensor, &Tensor, &Tensor),
         batch: Batch,
+        finish: Finish<'_>,
     ) -> Result<Self, lt::CublasError> {
         let (m, n, k) = sizes(form, a, b);
+        let addend = finish.addend.unwrap_or(c);
         let mut parts = Parts::default();
         let float = sys::cudaDataType_t::CUDA_R_32F;
         let desc = lt::create_matmul_desc(sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, float)?;
@@ -266,6 +299,9 @@ impl Plan {
                 lt::set_matmul_desc_attribute(desc, attribute, (&raw const value).cast(), size_of::<i32>())?;
             }
         }
+        if let Some(bias) = finish.bias {
+            set_bias(desc, bias)?;
+        }
         let mut layout = |t: &Tensor, (rows, cols): (usize, usize), stride: usize| {
             let made =
                 lt::create_matrix_layout(data_type(t.dtype()), rows as u64, cols as u64, t.pitch() as i64)?;
@@ -276,20 +312,49 @@ impl Plan {
         let [a_stride, b_stride, c_stride] = batch.strides;
         let x = layout(b, if transposed[0] { (k, n) } else { (n, k) }, b_stride)?;
         let y = layout(a, if transposed[1] { (m, k) } else { (k, m) }, a_stride)?;
+        let added = layout(addend, (n, m), c_stride)?;
         let z = layout(c, (n, m), c_stride)?;
         let pref = lt::create_matmul_pref()?;
         // SAFETY: all descriptors are alive; the preference is given back below.
         let found = unsafe {
-            let set = preferences(pref, (a, b, c));
-            let found =
-                set.and_then(|()| lt::get_matmul_algo_heuristic(gpu.inner.handle, desc, x, y, z, z, pref));
+            let set = preferences(pref, (a, b, addend, c));
+            let found = set
+                .and_then(|()| lt::get_matmul_algo_heuristic(gpu.inner.handle, desc, x, y, added, z, pref));
             let _ = lt::destroy_matmul_pref(pref);
             found
         };
         let algo = found?.algo;
         parts.desc = None;
         parts.layouts.clear();
-        Ok(Plan { desc, layouts: [x, y, z], algo })
+        Ok(Plan { desc, layouts: [x, y, added, z], algo })
+    }
+}
+
+impl Finish<'_> {
+    /// Addend and bias fit the result `c` of the product `what`.
+    fn check(&self, what: &str, c: &Tensor) -> Result<(), CudaError> {
+        let like = |t: &Tensor, rows| t.rows() == rows && t.cols() == c.cols() && t.dtype() == c.dtype();
+        if self.addend.is_none_or(|t| like(t, c.rows())) && self.bias.is_none_or(|t| like(t, 1)) {
+            return Ok(());
+        }
+        let message = format!("{what}: addend or bias is not of the result's width, rows and type");
+        Err(CudaError::shape("matmul", message))
+    }
+}
+
+#[expect(unsafe_code, reason = "describes a bias to the library")]
+fn set_bias(desc: sys::cublasLtMatmulDesc_t, bias: &Tensor) -> Result<(), lt::CublasError> {
+    use sys::cublasLtMatmulDescAttributes_t as Attribute;
+    let epilogue = sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS as u32;
+    let (pointer, kind) = (bias.pointer(), data_type(bias.dtype()) as i32);
+    // SAFETY: the descriptor is alive; the attributes are a 32-bit number, a device address and a 32-bit number.
+    unsafe {
+        let put = |attribute, value: *const c_void, size| {
+            lt::set_matmul_desc_attribute(desc, attribute, value, size)
+        };
+        put(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, (&raw const epilogue).cast(), size_of::<u32>())?;
+        put(Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, (&raw const pointer).cast(), size_of::<u64>())?;
+        put(Attribute::CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, (&raw const kind).cast(), size_of::<i32>())
     }
 }
 
@@ -320,7 +385,7 @@ fn set_batch(
 #[expect(unsafe_code, reason = "tells the library what an algorithm may do")]
 unsafe fn preferences(
     pref: sys::cublasLtMatmulPreference_t,
-    (a, b, c): (&Tensor, &Tensor, &Tensor),
+    (a, b, addend, c): (&Tensor, &Tensor, &Tensor, &Tensor),
 ) -> Result<(), lt::CublasError> {
     use sys::cublasLtMatmulPreferenceAttributes_t as Attribute;
     let workspace = WORKSPACE_BYTES as u64;
@@ -340,7 +405,7 @@ unsafe fn preferences(
         for (attribute, tensor) in [
             (Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, b),
             (Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, a),
-            (Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, c),
+            (Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, addend),
             (Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, c),
         ] {
             let value = alignment(tensor);
@@ -393,6 +458,7 @@ mod tests {
         assert_eq!(parts((8192, 896, 151_936), 132), 1);
         assert_eq!(parts((1024, 896, 4864), 132), 1);
         assert_eq!(parts((1024, 896, 151_937), 132), 1);
+        assert_eq!(parts((2048, 960, 9728), 132), 1);
         assert_eq!(parts((0, 896, 151_936), 132), 1);
         assert_eq!(parts((64, 64, 1 << 20), 132), 16);
     }

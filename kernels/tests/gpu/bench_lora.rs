@@ -65,7 +65,7 @@ impl Set {
             x: wide.columns(0, features).unwrap(),
             augmented: wide.columns(features, width).unwrap(),
             u: filled(rng, (TOKENS, width), Dtype::F32, 1.0),
-            d_u: filled(rng, (TOKENS, width), Dtype::F32, 1.0),
+            d_u: filled(rng, (TOKENS, width), bf16, 1.0),
             d_y: filled(rng, (TOKENS, outputs), bf16, 0.01),
             d_x: filled(rng, (TOKENS, features), bf16, 0.01),
         }
@@ -77,7 +77,6 @@ fn bench_group(rng: &mut Random, scalars: &Tensor, index: usize, dropout: bool) 
     let outputs: usize = counts.iter().sum();
     let sets: Vec<Set> = (0..3).map(|_| Set::new(rng, features, counts.len(), outputs)).collect();
     let a: Vec<Tensor> = counts.iter().map(|_| filled(rng, (RANK, features), Dtype::Bf16, 0.03)).collect();
-    let b: Vec<Tensor> = counts.iter().map(|&n| filled(rng, (n, RANK), Dtype::Bf16, 0.03)).collect();
     let d_a: Vec<Tensor> = counts.iter().map(|_| filled(rng, (RANK, features), Dtype::F32, 1.0)).collect();
     let d_b: Vec<Tensor> = counts.iter().map(|&n| filled(rng, (n, RANK), Dtype::F32, 1.0)).collect();
     let cols: Vec<(usize, usize)> =
@@ -89,15 +88,15 @@ fn bench_group(rng: &mut Random, scalars: &Tensor, index: usize, dropout: bool) 
     let modules: Vec<u32> = (0..counts.len() as u32).collect();
     let masks = lora::Dropout { samples: &samples, positions: &positions, layer: 1, modules: &modules };
     let masks = dropout.then_some(&masks);
-    let mut steps: Vec<Vec<Work>> = (0..6).map(|_| Vec::new()).collect();
+    let mut steps: Vec<Vec<Work>> = (0..5).map(|_| Vec::new()).collect();
     for set in &sets {
         let Set { x, augmented, u, d_u, d_y, d_x } = set;
         steps[0].push(lora::down(x, &a, u, masks, scalars, Some(augmented)).unwrap());
-        let params =
-            lora::Params { x, u, d_y, b: &b, cols: &cols, d_u, d_a: &d_a, d_b: &d_b, scratch: &scratch };
+        let outer = lora::Outer { u, d_y, cols: &cols, d_u, d_a: &d_a, d_b: &d_b, scratch: &scratch };
+        let params = lora::Params { x, outer };
         let works = lora::grad_params(&params, masks, scalars).unwrap();
         works.into_iter().zip(&mut steps[1..]).for_each(|(work, step)| step.push(work));
-        steps[5].push(lora::grad_input(d_u, &a, d_x, masks, scalars).unwrap());
+        steps[4].push(lora::grad_input(d_u, &a, d_x, masks, scalars).unwrap());
     }
     let mut sum = 0.0;
     for works in steps {

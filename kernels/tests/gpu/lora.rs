@@ -20,12 +20,12 @@ pub(crate) struct Case {
 }
 
 impl Case {
-    fn modules(&self) -> usize {
+    pub(crate) fn modules(&self) -> usize {
         self.counts.len()
     }
 
     /// Columns of `u`.
-    fn width(&self) -> usize {
+    pub(crate) fn width(&self) -> usize {
         self.modules() * self.rank
     }
 
@@ -33,7 +33,7 @@ impl Case {
         self.width().next_multiple_of(8) + 8
     }
 
-    fn cols(&self) -> Vec<(usize, usize)> {
+    pub(crate) fn cols(&self) -> Vec<(usize, usize)> {
         let mut start = self.gap;
         let place = |&count: &usize| {
             let at = start;
@@ -43,32 +43,32 @@ impl Case {
         self.counts.iter().map(place).collect()
     }
 
-    fn outputs(&self) -> usize {
+    pub(crate) fn outputs(&self) -> usize {
         self.counts.iter().map(|count| count + self.gap).sum::<usize>() + self.gap
     }
 
-    fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         let Case { tokens, features, rank, counts, threshold, dtype, .. } = self;
         format!("lora {tokens}x{features} r={rank} {counts:?} {dtype:?} {threshold:?}")
     }
 }
 
 /// A group's operands on the device and on the host.
-struct Operands {
+pub(crate) struct Operands {
     /// `x` and the columns behind it.
     wide: Matrix,
-    x: Tensor,
-    augmented: Tensor,
-    a: Vec<Matrix>,
+    pub(crate) x: Tensor,
+    pub(crate) augmented: Tensor,
+    pub(crate) a: Vec<Matrix>,
     b: Vec<Matrix>,
     masks: Masks,
     samples: Tensor,
     positions: Tensor,
-    scalars: Tensor,
+    pub(crate) scalars: Tensor,
 }
 
 impl Operands {
-    fn new(rng: &mut Random, case: &Case) -> Self {
+    pub(crate) fn new(rng: &mut Random, case: &Case) -> Self {
         let (tokens, features) = (case.tokens, case.features);
         let wide = random(rng, (tokens, features + case.augmented()), 8, case.dtype, 1.0);
         let x = wide.tensor.columns(0, features).unwrap();
@@ -98,7 +98,7 @@ impl Operands {
         Operands { wide, x, augmented, a, b, masks, samples, positions, scalars }
     }
 
-    fn a(&self) -> Vec<Tensor> {
+    pub(crate) fn a(&self) -> Vec<Tensor> {
         self.a.iter().map(|a| a.tensor.clone()).collect()
     }
 
@@ -106,7 +106,7 @@ impl Operands {
         self.b.iter().map(|b| b.tensor.clone()).collect()
     }
 
-    fn dropout(&self, case: &Case) -> Option<lora::Dropout<'_>> {
+    pub(crate) fn dropout(&self, case: &Case) -> Option<lora::Dropout<'_>> {
         case.threshold.is_some().then_some(lora::Dropout {
             samples: &self.samples,
             positions: &self.positions,
@@ -116,13 +116,32 @@ impl Operands {
     }
 
     /// `drop_m(x)` on the host; whatever has this shape may stand for `x`.
-    fn dropped(&self, case: &Case, module: usize, x: &[f64]) -> Vec<f64> {
+    pub(crate) fn dropped(&self, case: &Case, module: usize, x: &[f64]) -> Vec<f64> {
         if case.threshold.is_none() {
             return x.to_vec();
         }
         let keep = 65_536.0 / (65_536.0 - f64::from(self.masks.threshold));
         let kept = self.masks.kept(module, case.features);
         x.iter().zip(kept).map(|(&x, kept)| if kept { x * keep } else { 0.0 }).collect()
+    }
+
+    /// `d_u^T drop(x)` of a module.
+    pub(crate) fn sums_of_a(&self, case: &Case, m: usize, d_u: &[f64], x: &[f64]) -> Vec<f64> {
+        let left = cut(d_u, case.width(), (m * case.rank, case.rank));
+        let dropped = self.dropped(case, m, x);
+        times_transposed(&transposed(&left, case.rank), &transposed(&dropped, case.features), case.tokens)
+    }
+
+    /// Sum over the modules of `drop(d_u A)`.
+    pub(crate) fn input_share(&self, case: &Case, d_u: &[f64]) -> Vec<f64> {
+        let mut share = vec![0.0; case.tokens * case.features];
+        for m in 0..case.modules() {
+            let left = cut(d_u, case.width(), (m * case.rank, case.rank));
+            let product = times_transposed(&left, &transposed(&self.a[m].host, case.features), case.rank);
+            let dropped = self.dropped(case, m, &product);
+            share.iter_mut().zip(dropped).for_each(|(sum, value)| *sum += value);
+        }
+        share
     }
 
     /// `x` alone on the host.
@@ -139,7 +158,7 @@ pub(crate) fn bytes_of(bytes: &[u8]) -> Tensor {
 }
 
 /// `[m,n] = a[m,k] b[n,k]^T`.
-fn times_transposed(a: &[f64], b: &[f64], k: usize) -> Vec<f64> {
+pub(crate) fn times_transposed(a: &[f64], b: &[f64], k: usize) -> Vec<f64> {
     let dot = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
     a.chunks(k).flat_map(|x| b.chunks(k).map(move |y| dot(x, y))).collect()
 }
@@ -153,7 +172,7 @@ fn cut(a: &[f64], cols: usize, (start, count): (usize, usize)) -> Vec<f64> {
     a.chunks(cols).flat_map(|row| row[start..start + count].to_vec()).collect()
 }
 
-fn rounded(values: &[f64]) -> Vec<f64> {
+pub(crate) fn rounded(values: &[f64]) -> Vec<f64> {
     let round = |&v: &f64| f64::from(f32::from_bits(u32::from(bf16_bits(v as f32)) << 16));
     values.iter().map(round).collect()
 }
@@ -257,66 +276,77 @@ fn augmented_holds_u(what: &str, case: &Case, op: &Operands, u: &Tensor) {
     padding_untouched(what, &op.wide.tensor);
 }
 
+/// Random numbers that bfloat16 holds, so that its rounding counts for nothing; in bfloat16 themselves where tensor cores are
+/// to take them.
+pub(crate) fn inner(rng: &mut Random, case: &Case, fast: bool) -> Matrix {
+    let shape = (case.tokens, case.width());
+    let values = rounded(&random(rng, shape, 0, Dtype::F32, 1.0).host);
+    let values: Vec<f32> = values.iter().map(|&v| v as f32).collect();
+    let pad = if fast { case.width() % 2 + 6 } else { 1 };
+    given(&values, shape, pad, if fast { Dtype::Bf16 } else { Dtype::F32 })
+}
+
 #[test]
 fn lora_gradients_equal_plain_loops() {
     let mut rng = Random::new("lora gradients");
     for (case, fast) in cases() {
         let fast = fast && case.rank % 2 == 0;
+        assert!(!fast || lora::takes(case.features, case.rank, &case.cols()), "{}", case.name());
         let (what, op) = (case.name(), Operands::new(&mut rng, &case));
-        // Numbers that bfloat16 holds, so that the rounding of u counts for nothing here.
-        let u = rounded(&random(&mut rng, (case.tokens, case.width()), 0, Dtype::F32, 1.0).host);
-        let u: Vec<f32> = u.iter().map(|&v| v as f32).collect();
-        let u = given(&u, (case.tokens, case.width()), 1, Dtype::F32);
+        let u = inner(&mut rng, &case, false);
         let d_y = random(&mut rng, (case.tokens, case.outputs()), 8 * case.gap, case.dtype, 1.0);
-        let d_u = poisoned((case.tokens, case.width()), 2 * (case.width() % 2), Dtype::F32);
+        let exact = poisoned((case.tokens, case.width()), 2 * (case.width() % 2), Dtype::F32);
+        let (cols, b) = (case.cols(), op.b());
+        let work = lora::grad_inner(&d_y.tensor, &b, &cols, &exact, &op.scalars).unwrap();
+        same_twice(&format!("{what} d_u"), &work, &exact);
+        padding_untouched(&what, &exact);
+        close(&format!("{what} d_u"), &exact, &expected_d_u(&case, &op, &d_y), Kind::Product);
+
+        let d_u = inner(&mut rng, &case, fast);
         let gradients = Gradients::new(&mut rng, &case);
-        let (scratch, cols) = (scratch(&case), case.cols());
-        let (d_a, d_b, b) = (tensors(&gradients.d_a), tensors(&gradients.d_b), op.b());
-        let params = lora::Params {
-            x: &op.x,
+        let (scratch, d_a, d_b) = (scratch(&case), tensors(&gradients.d_a), tensors(&gradients.d_b));
+        let outer = lora::Outer {
             u: &u.tensor,
             d_y: &d_y.tensor,
-            b: &b,
             cols: &cols,
-            d_u: &d_u,
+            d_u: &d_u.tensor,
             d_a: &d_a,
             d_b: &d_b,
             scratch: &scratch,
         };
-        let works = lora::grad_params(&params, op.dropout(&case).as_ref(), &op.scalars).unwrap();
+        let dropout = op.dropout(&case);
+        let params = lora::Params { x: &op.x, outer };
+        let works = lora::grad_params(&params, dropout.as_ref(), &op.scalars).unwrap();
         assert_eq!(works[0].name().contains("mma"), fast, "{what}: {}", works[0].name());
         let first = gradients.run(&works);
-        d_u.memory().fill(0xFF).unwrap();
         scratch.memory().fill(0xFF).unwrap();
         gradients.reset();
         assert!(first == gradients.run(&works), "{what}: two runs differ");
-        padding_untouched(&what, &d_u);
 
-        let d_u_host = expected_d_u(&case, &op, &d_y);
-        close(&format!("{what} d_u"), &d_u, &d_u_host, Kind::Product);
-        // What the tensor cores multiply from here on is the device's d_u, rounded.
-        let d_u_host: Vec<f64> = d_u.download().unwrap().into_iter().map(f64::from).collect();
-        let d_u_host = if fast { rounded(&d_u_host) } else { d_u_host };
         let x = op.x_host(&case);
         for (m, &columns) in cols.iter().enumerate() {
-            let left = cut(&d_u_host, case.width(), (m * case.rank, case.rank));
-            let dropped = op.dropped(&case, m, &x);
-            let sums = times_transposed(
-                &transposed(&left, case.rank),
-                &transposed(&dropped, case.features),
-                case.tokens,
-            );
+            let sums = op.sums_of_a(&case, m, &d_u.host, &x);
             let expected: Vec<f64> = gradients.d_a[m].host.iter().zip(sums).map(|(a, b)| a + b).collect();
             close(&format!("{what} d_A {m}"), &d_a[m], &expected, Kind::Product);
-            let left = transposed(&cut(&d_y.host, case.outputs(), columns), columns.1);
-            let right = transposed(&cut(&u.host, case.width(), (m * case.rank, case.rank)), case.rank);
-            let sums = times_transposed(&left, &right, case.tokens);
-            let add = |(a, b): (&f64, f64)| a + f64::from(SCALE) * b;
-            let expected: Vec<f64> = gradients.d_b[m].host.iter().zip(sums).map(add).collect();
+            let expected = expected_d_b(&case, m, columns, (&d_y, &u), &gradients.d_b[m]);
             close(&format!("{what} d_B {m}"), &d_b[m], &expected, Kind::Product);
         }
-        input_gradient(&mut rng, &what, (&case, fast), &op, (&d_u, &d_u_host));
+        input_gradient(&mut rng, &what, (&case, fast), &op, &d_u);
     }
+}
+
+/// `d_B` of a module after its gradient was added to what it was.
+pub(crate) fn expected_d_b(
+    case: &Case,
+    m: usize,
+    columns: (usize, usize),
+    (d_y, u): (&Matrix, &Matrix),
+    before: &Matrix,
+) -> Vec<f64> {
+    let left = transposed(&cut(&d_y.host, case.outputs(), columns), columns.1);
+    let right = transposed(&cut(&u.host, case.width(), (m * case.rank, case.rank)), case.rank);
+    let sums = times_transposed(&left, &right, case.tokens);
+    before.host.iter().zip(sums).map(|(a, b)| a + f64::from(SCALE) * b).collect()
 }
 
 fn expected_d_u(case: &Case, op: &Operands, d_y: &Matrix) -> Vec<f64> {
@@ -332,54 +362,43 @@ fn expected_d_u(case: &Case, op: &Operands, d_y: &Matrix) -> Vec<f64> {
     d_u
 }
 
-fn input_gradient(
-    rng: &mut Random,
-    what: &str,
-    (case, fast): (&Case, bool),
-    op: &Operands,
-    (d_u, d_u_host): (&Tensor, &[f64]),
-) {
+fn input_gradient(rng: &mut Random, what: &str, (case, fast): (&Case, bool), op: &Operands, d_u: &Matrix) {
     let pad = if fast { 8 } else { 1 };
     let d_x = random(rng, (case.tokens, case.features), pad, case.dtype, 1.0);
-    let mut expected = d_x.host.clone();
-    for m in 0..case.modules() {
-        let left = cut(d_u_host, case.width(), (m * case.rank, case.rank));
-        let product = times_transposed(&left, &transposed(&op.a[m].host, case.features), case.rank);
-        let dropped = op.dropped(case, m, &product);
-        expected.iter_mut().zip(dropped).for_each(|(sum, value)| *sum += value);
-    }
+    let share = op.input_share(case, &d_u.host);
+    let expected: Vec<f64> = d_x.host.iter().zip(share).map(|(a, b)| a + b).collect();
     let dropout = op.dropout(case);
-    let work = lora::grad_input(d_u, &op.a(), &d_x.tensor, dropout.as_ref(), &op.scalars).unwrap();
+    let work = lora::grad_input(&d_u.tensor, &op.a(), &d_x.tensor, dropout.as_ref(), &op.scalars).unwrap();
     assert_eq!(work.name().contains("mma"), fast, "{what}: {}", work.name());
     run(&work);
     close(&format!("{what} d_x"), &d_x.tensor, &expected, Kind::Product);
     padding_untouched(what, &d_x.tensor);
 }
 
-fn scratch(case: &Case) -> Tensor {
+pub(crate) fn scratch(case: &Case) -> Tensor {
     let bytes = lora::scratch_bytes(case.tokens, case.features, case.rank, &case.cols());
     poisoned((1, bytes / 4), 0, Dtype::F32)
 }
 
-fn tensors(matrices: &[Matrix]) -> Vec<Tensor> {
+pub(crate) fn tensors(matrices: &[Matrix]) -> Vec<Tensor> {
     matrices.iter().map(|matrix| matrix.tensor.clone()).collect()
 }
 
 /// Gradients of parameters with something in them.
-struct Gradients {
-    d_a: Vec<Matrix>,
-    d_b: Vec<Matrix>,
+pub(crate) struct Gradients {
+    pub(crate) d_a: Vec<Matrix>,
+    pub(crate) d_b: Vec<Matrix>,
 }
 
 impl Gradients {
-    fn new(rng: &mut Random, case: &Case) -> Self {
+    pub(crate) fn new(rng: &mut Random, case: &Case) -> Self {
         let a = (0..case.modules()).map(|_| random(rng, (case.rank, case.features), 0, Dtype::F32, 1.0));
         let d_a = a.collect();
         let b = case.counts.iter().map(|&n| random(rng, (n, case.rank), 0, Dtype::F32, 1.0));
         Gradients { d_a, d_b: b.collect() }
     }
 
-    fn reset(&self) {
+    pub(crate) fn reset(&self) {
         for matrix in self.d_a.iter().chain(&self.d_b) {
             let values: Vec<f32> = matrix.host.iter().map(|&v| v as f32).collect();
             matrix.tensor.upload(&values).unwrap();
@@ -387,7 +406,7 @@ impl Gradients {
     }
 
     /// Their bytes after the work.
-    fn run(&self, works: &[Work]) -> Vec<Vec<u8>> {
+    pub(crate) fn run(&self, works: &[Work]) -> Vec<Vec<u8>> {
         run_all(gpu(), works).unwrap();
         self.d_a.iter().chain(&self.d_b).map(|matrix| matrix.tensor.read_rows().unwrap()).collect()
     }
@@ -432,22 +451,25 @@ fn lora_masks_equal_those_of_the_cpu() {
         // d_u = scale d_y B is scale times a unit matrix for each module.
         let ones: Vec<f32> = (0..64 * 192).map(|i| f32::from(i / 192 == i % 64)).collect();
         let d_y = given(&ones, (64, 192), 0, dtype);
-        let (d_u, scratch) = (poisoned((64, 192), 0, Dtype::F32), scratch(&case));
+        let (exact, scratch) = (poisoned((64, 192), 0, Dtype::F32), scratch(&case));
         let zeros = |rows, cols| given(&vec![0.0; rows * cols], (rows, cols), 0, Dtype::F32);
         let d_a: Vec<Tensor> = (0..3).map(|_| zeros(64, features).tensor).collect();
         let d_b: Vec<Tensor> = (0..3).map(|_| zeros(64, 64).tensor).collect();
         let (b, cols) = (op.b(), case.cols());
-        let params = lora::Params {
-            x: &op.x,
+        run(&lora::grad_inner(&d_y.tensor, &b, &cols, &exact, &op.scalars).unwrap());
+        let fast = dtype == Dtype::Bf16 && features == 64;
+        let values = exact.download().unwrap();
+        let d_u = given(&values, (64, 192), 0, if fast { Dtype::Bf16 } else { Dtype::F32 }).tensor;
+        let outer = lora::Outer {
             u: &u,
             d_y: &d_y.tensor,
-            b: &b,
             cols: &cols,
             d_u: &d_u,
             d_a: &d_a,
             d_b: &d_b,
             scratch: &scratch,
         };
+        let params = lora::Params { x: &op.x, outer };
         let works = lora::grad_params(&params, dropout.as_ref(), &op.scalars).unwrap();
         run_all(gpu(), &works).unwrap();
         for (m, d_a) in d_a.iter().enumerate() {
@@ -457,17 +479,22 @@ fn lora_masks_equal_those_of_the_cpu() {
             }
         }
 
-        // One module at a time: the sum over modules would hide which of them was dropped.
-        for (m, kept) in kept.iter().enumerate() {
-            let d_x = given(&vec![0.0; 64 * features], (64, features), 0, dtype);
-            let ones = given(&vec![1.0; 64 * features], (64, features), 0, dtype);
-            let modules = [op.masks.modules[m]];
-            let one = dropout.map(|d| lora::Dropout { modules: &modules, ..d });
-            let d_u = d_u.columns(64 * m, 64).unwrap();
-            run(&lora::grad_input(&d_u, &[ones.tensor], &d_x.tensor, one.as_ref(), &op.scalars).unwrap());
-            for (i, value) in d_x.tensor.download().unwrap().into_iter().enumerate() {
-                assert_eq!(value != 0.0, kept[i], "{dtype:?} d_x: {value} at {i}, module {m}");
-            }
+        kept_in_the_input_gradient(&op, &case, &d_u, &kept);
+    }
+}
+
+/// One module at a time: the sum over modules would hide which of them was dropped.
+fn kept_in_the_input_gradient(op: &Operands, case: &Case, d_u: &Tensor, kept: &[Vec<bool>]) {
+    let shape = (64, case.features);
+    for (m, kept) in kept.iter().enumerate() {
+        let filled = |value| given(&vec![value; 64 * case.features], shape, 0, case.dtype);
+        let (d_x, ones) = (filled(0.0), filled(1.0));
+        let modules = [op.masks.modules[m]];
+        let one = op.dropout(case).map(|d| lora::Dropout { modules: &modules, ..d });
+        let d_u = d_u.columns(64 * m, 64).unwrap();
+        run(&lora::grad_input(&d_u, &[ones.tensor], &d_x.tensor, one.as_ref(), &op.scalars).unwrap());
+        for (i, value) in d_x.tensor.download().unwrap().into_iter().enumerate() {
+            assert_eq!(value != 0.0, kept[i], "{:?} d_x: {value} at {i}, module {m}", case.dtype);
         }
     }
 }
@@ -491,6 +518,41 @@ fn lora_weights_are_packed_as_a_block_diagonal() {
             }
         }
         assert_eq!(tail.download().unwrap(), expected, "{dtype:?}");
+    }
+}
+
+#[test]
+fn packing_all_at_once_equals_packing_one_by_one() {
+    let mut rng = Random::new("lora pack all");
+    let shape = |rank, counts: &[usize], gap| Case {
+        tokens: 1,
+        features: 8,
+        rank,
+        counts: counts.to_vec(),
+        gap,
+        threshold: None,
+        dtype: Dtype::Bf16,
+    };
+    let cases = [
+        shape(16, &[896, 128, 128], 0),
+        shape(5, &[7, 9, 30], 2),
+        shape(16, &[40, 40], 0),
+        shape(64, &[33], 0),
+    ];
+    let all: Vec<Operands> = cases.iter().map(|case| Operands::new(&mut rng, case)).collect();
+    let tails: Vec<[Tensor; 2]> =
+        cases.iter().map(|case| [0, 1].map(|_| poisoned((case.outputs(), 64), 8, Dtype::Bf16))).collect();
+    let entries = cases.iter().zip(&all).zip(&tails).map(|((case, op), tails)| lora::Packing {
+        b: op.b(),
+        tail: tails[0].clone(),
+        cols: case.cols(),
+    });
+    let table = lora::PackTable::new(gpu(), entries.collect()).unwrap();
+    run(&table.pack(&all[0].scalars).unwrap());
+    for ((case, op), [at_once, one]) in cases.iter().zip(&all).zip(&tails) {
+        run(&lora::pack_b(&op.b(), one, &case.cols(), &op.scalars).unwrap());
+        assert!(at_once.read_rows().unwrap() == one.read_rows().unwrap(), "{}", case.name());
+        padding_untouched(&case.name(), at_once);
     }
 }
 

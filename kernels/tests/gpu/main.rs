@@ -16,6 +16,7 @@ mod elementwise;
 mod embed;
 mod layer_norm;
 mod lora;
+mod lora_fused;
 mod matmul;
 mod nf4;
 mod optimizer;

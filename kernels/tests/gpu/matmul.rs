@@ -1,5 +1,5 @@
 use crate::support::{Kind, Random, close, gpu, padding_untouched, poisoned, random, run};
-use kernels::cuda::{Dtype, Form, Matmul, Tensor, WORKSPACE_BYTES, Work, split, split_bytes};
+use kernels::cuda::{Dtype, Finish, Form, Matmul, Tensor, WORKSPACE_BYTES, Work, split, split_bytes};
 
 /// A product by plain loops; factors are given in the layout of `form`.
 fn reference(form: Form, (m, n, k): (usize, usize, usize), a: &[f64], b: &[f64]) -> Vec<f64> {
@@ -28,15 +28,48 @@ fn products_equal_plain_loops() {
                 let expected = reference(form, sizes, &a.host, &b.host);
                 let what = format!("{form:?} {sizes:?} {input:?}>{output:?}");
                 let c = poisoned((m, n), 8, output);
-                run(&Work::Matmul(Matmul::new(&workspace, form, (&a.tensor, &b.tensor, &c), false).unwrap()));
+                run(&Work::from(Matmul::new(&workspace, form, (&a.tensor, &b.tensor, &c), false).unwrap()));
                 close(&what, &c, &expected, Kind::Product);
                 padding_untouched(&what, &c);
                 let c = random(&mut rng, (m, n), 0, output, 1.0);
                 let added: Vec<f64> = expected.iter().zip(&c.host).map(|(x, y)| x + y).collect();
-                run(&Work::Matmul(
+                run(&Work::from(
                     Matmul::new(&workspace, form, (&a.tensor, &b.tensor, &c.tensor), true).unwrap(),
                 ));
                 close(&format!("{what}, added"), &c.tensor, &added, Kind::Product);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_finished_product_equals_plain_loops() {
+    let workspace = gpu().alloc(WORKSPACE_BYTES, "a test").unwrap();
+    let mut rng = Random::new("finish");
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        for sizes in [(3, 5, 7), (33, 72, 31), (130, 1152, 200), (64, 896, 960)] {
+            let (m, n, k) = sizes;
+            let a = random(&mut rng, (m, k), 8, dtype, 1.0);
+            let b = random(&mut rng, (n, k), 0, dtype, 1.0);
+            let product = reference(Form::Nt, sizes, &a.host, &b.host);
+            let addend = random(&mut rng, (m, n), 16, dtype, 8.0);
+            let bias = random(&mut rng, (1, n), 0, dtype, 8.0);
+            for (with_addend, with_bias) in [(true, false), (false, true), (true, true)] {
+                let what = format!("{sizes:?} {dtype:?} addend {with_addend} bias {with_bias}");
+                let finish = Finish {
+                    addend: with_addend.then_some(&addend.tensor),
+                    bias: with_bias.then_some(&bias.tensor),
+                };
+                let c = poisoned((m, n), 8, dtype);
+                let work = Matmul::finished(&workspace, Form::Nt, (&a.tensor, &b.tensor, &c), finish);
+                run(&Work::from(work.unwrap()));
+                let more = |i: usize| {
+                    let addend = if with_addend { addend.host[i] } else { 0.0 };
+                    addend + if with_bias { bias.host[i % n] } else { 0.0 }
+                };
+                let expected: Vec<f64> = product.iter().enumerate().map(|(i, v)| v + more(i)).collect();
+                close(&what, &c, &expected, Kind::Product);
+                padding_untouched(&what, &c);
             }
         }
     }

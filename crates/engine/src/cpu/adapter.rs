@@ -79,34 +79,43 @@ pub fn forward<R: Real>(
     product(View::rows(&scaled, u.rows, u.cols, u.cols), b.t(), true, &mut y, threads);
 }
 
-/// Gradients of one adapter.
-#[derive(Debug)]
-pub struct Grads<'a, R> {
-    pub d_u: ViewMut<'a, R>,
-    pub d_a: ViewMut<'a, R>,
-    pub d_b: ViewMut<'a, R>,
-}
-
-/// `d_u = scale d_y B`, `d_B += d_y^T (scale u)`, `d_A += d_u^T x`; `x` dropped already.
-pub fn grad_params<R: Real>(
-    x: View<'_, R>,
-    u: View<'_, R>,
+/// `d_u = scale d_y B`; `d_y`: `T x out`.
+pub fn grad_inner<R: Real>(
     d_y: View<'_, R>,
     b: View<'_, R>,
     scale: R,
-    grads: Grads<'_, R>,
+    mut d_u: ViewMut<'_, R>,
     threads: usize,
 ) {
-    let Grads { mut d_u, mut d_a, mut d_b } = grads;
     product(d_y, b, false, &mut d_u, threads);
     for i in 0..d_u.rows {
         for value in d_u.row_mut(i) {
             *value *= scale;
         }
     }
+}
+
+/// Gradients of one adapter.
+#[derive(Debug)]
+pub struct Grads<'a, R> {
+    pub d_a: ViewMut<'a, R>,
+    pub d_b: ViewMut<'a, R>,
+}
+
+/// `d_B += d_y^T (scale u)`, `d_A += d_u^T x`; `x` dropped already.
+pub fn grad_params<R: Real>(
+    x: View<'_, R>,
+    u: View<'_, R>,
+    d_y: View<'_, R>,
+    d_u: View<'_, R>,
+    scale: R,
+    grads: Grads<'_, R>,
+    threads: usize,
+) {
+    let Grads { mut d_a, mut d_b } = grads;
     let scaled = scaled(u, scale);
     product(d_y.t(), View::rows(&scaled, u.rows, u.cols, u.cols), true, &mut d_b, threads);
-    product(d_u.view().t(), x, true, &mut d_a, threads);
+    product(d_u.t(), x, true, &mut d_a, threads);
 }
 
 fn scaled<R: Real>(u: View<'_, R>, scale: R) -> Vec<R> {

@@ -250,8 +250,10 @@ impl<R: Real> Cpu<R> {
     }
 
     fn run_adapter(&mut self, program: &CpuProgram, op: &Op, inputs: &Inputs) -> Known {
-        let (Op::Lora { group, .. } | Op::LoraGradParams { group, .. } | Op::LoraGradInput { group, .. }) =
-            *op
+        let (Op::Lora { group, .. }
+        | Op::LoraGradInner { group, .. }
+        | Op::LoraGradParams { group, .. }
+        | Op::LoraGradInput { group, .. }) = *op
         else {
             return Ok(false);
         };
@@ -262,6 +264,11 @@ impl<R: Real> Cpu<R> {
                 Op::Lora { x, u, y, scratch, .. } => {
                     let (u, y) = (u.columns(columns, group.rank), y.columns(module.col0, module.cols));
                     self.lora_forward(program, (op, inputs), (group, module), [x, u, y], scratch)?;
+                }
+                Op::LoraGradInner { d_y, d_u, .. } => {
+                    let (d_y, d_u) =
+                        (d_y.columns(module.col0, module.cols), d_u.columns(columns, group.rank));
+                    self.lora_grad_inner(program, (op, inputs), module, [d_y, d_u])?;
                 }
                 Op::LoraGradParams { x, u, d_y, d_u, scratch, .. } => {
                     let (u, d_u) = (u.columns(columns, group.rank), d_u.columns(columns, group.rank));
@@ -296,6 +303,21 @@ impl<R: Real> Cpu<R> {
         Ok(())
     }
 
+    fn lora_grad_inner(
+        &mut self,
+        program: &CpuProgram,
+        (op, inputs): (&Op, &Inputs),
+        module: &LoraModule,
+        [d_y, d_u]: [Mat; 2],
+    ) -> Result<(), BackendError> {
+        let threads = self.threads;
+        let mut o = self.operands(program, op, inputs)?;
+        let d_u = o.take(d_u)?;
+        let scale = R::of(inputs.scalars.lora_scale);
+        adapter::grad_inner(o.get(d_y)?, o.get(module.b)?, scale, d_u, threads);
+        Ok(())
+    }
+
     fn lora_grad_params(
         &mut self,
         program: &CpuProgram,
@@ -318,16 +340,14 @@ impl<R: Real> Cpu<R> {
         let mut slab = std::mem::take(&mut self.gradient);
         let (d_a, d_b) = slab[a.start..b.end].split_at_mut(a.len());
         let result = self.operands(program, op, inputs).and_then(|mut o| {
-            let d_u = o.take(d_u)?;
             let mut dropped = scratch.map(|mat| o.take(mat)).transpose()?;
             let x = drop(o.get(x)?, dropped.as_mut(), inputs, group, module, threads);
             let grads = Grads {
-                d_u,
                 d_a: ViewMut::rows(d_a, group.rank, module.a.cols, module.a.cols),
                 d_b: ViewMut::rows(d_b, module.cols, group.rank, group.rank),
             };
             let scale = R::of(inputs.scalars.lora_scale);
-            adapter::grad_params(x, o.get(u)?, o.get(d_y)?, o.get(module.b)?, scale, grads, threads);
+            adapter::grad_params(x, o.get(u)?, o.get(d_y)?, o.get(d_u)?, scale, grads, threads);
             Ok(())
         });
         self.gradient = slab;

@@ -1,7 +1,8 @@
 //! From a plan to work: every operation of a plan under fixed row counts as launches over fixed addresses.
 
+use super::fused::Fusion;
 use super::inputs::{Block, Field, row_range};
-use super::store::{Store, group_tail};
+use super::store::Store;
 use crate::backend::{BackendError, Slab};
 use crate::place::Placement;
 use crate::plan::{Dims, Form, Heads, Input, LoraGroup, Mat, Op, Place, Plan, Role, Rows, Step};
@@ -27,14 +28,14 @@ pub(super) struct Lowering<'a> {
     pub flag: &'a Tensor,
     /// Activations in bfloat16.
     pub low: bool,
-    /// Run operations that fit together as one.
-    pub fuse: bool,
+    /// Which operations run as one; `None`: none do.
+    pub fusion: Option<Fusion>,
 }
 
 /// A piece of work and the number of the operation that it ends.
 pub(super) type Numbered = (usize, Work);
 
-type Lowered = Result<Vec<Work>, BackendError>;
+pub(super) type Lowered = Result<Vec<Work>, BackendError>;
 
 impl Lowering<'_> {
     /// The work of the whole plan, in order.
@@ -67,31 +68,8 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    /// A projection whose adapters lie behind its weight: one product for both.
-    fn fused(&self, ops: &[Op]) -> Result<Option<(Vec<Work>, usize)>, BackendError> {
-        let [Op::Gemm { a, b, c, form: Form::Nt, accumulate: false }, Op::Lora { group, x, u, y, .. }, ..] =
-            *ops
-        else {
-            return Ok(None);
-        };
-        let Place::Param(id) = self.plan.get(b.buffer).place else { return Ok(None) };
-        if !self.fuse || a != x || c != y || !self.store.has_tail(id) {
-            return Ok(None);
-        }
-        let group = &self.plan.groups[group];
-        let input = self.tensor(a)?;
-        let wide = self.wide(&input, group_tail(group))?;
-        let behind = wide.columns(input.cols(), group_tail(group))?;
-        let down = self.lora_down(group, &input, u, Some(&behind))?;
-        let weight = self.store.with_tail(id)?;
-        let product = Matmul::new(self.workspace, cuda::Form::Nt, (&wide, &weight, &self.tensor(c)?), false)?;
-        let mut work = self.store.unpack(id, &self.block.scalars()?)?;
-        work.extend([down, Work::Matmul(product)]);
-        Ok(Some((work, 2)))
-    }
-
     /// A view with the columns behind it.
-    fn wide(&self, tensor: &Tensor, extra: usize) -> Result<Tensor, BackendError> {
+    pub(super) fn wide(&self, tensor: &Tensor, extra: usize) -> Result<Tensor, BackendError> {
         let shape = (tensor.rows(), tensor.cols() + extra);
         Ok(tensor.memory().tensor(tensor.offset(), shape, tensor.pitch(), tensor.dtype())?)
     }
@@ -125,7 +103,7 @@ impl Lowering<'_> {
     }
 
     /// Room for partial sums.
-    fn scratch(&self, bytes: usize) -> Result<Tensor, BackendError> {
+    pub(super) fn scratch(&self, bytes: usize) -> Result<Tensor, BackendError> {
         let mut scratch = self.scratch.borrow_mut();
         if scratch.bytes() < bytes {
             *scratch = self.gpu.alloc(bytes.next_multiple_of(1 << 20), "partial sums")?;
@@ -146,12 +124,7 @@ impl Lowering<'_> {
             | Op::GatherRows { .. }
             | Op::ScatterRows { .. } => self.lower_rows(op)?,
             Op::Gemm { a, b, c, form, accumulate } => {
-                let form = match form {
-                    Form::Nt => cuda::Form::Nt,
-                    Form::Nn => cuda::Form::Nn,
-                    Form::Tn => cuda::Form::Tn,
-                };
-                let weight = self.plan.get(b.buffer).place;
+                let (weight, form) = (self.plan.get(b.buffer).place, form_of(form));
                 let (a, b, c) = (self.tensor(a)?, self.tensor(b)?, self.tensor(c)?);
                 if c.rows() == 0 || a.rows() == 0 {
                     return Ok(Vec::new());
@@ -160,15 +133,7 @@ impl Lowering<'_> {
                     Place::Param(id) => self.store.unpack(id, &self.block.scalars()?)?,
                     _ => Vec::new(),
                 };
-                match cuda::split_bytes(form, &a, &b) {
-                    0 => {
-                        work.push(Work::Matmul(Matmul::new(self.workspace, form, (&a, &b, &c), accumulate)?))
-                    }
-                    bytes => {
-                        let scratch = self.scratch(bytes)?;
-                        work.extend(cuda::split(self.workspace, &scratch, form, (&a, &b, &c), accumulate)?);
-                    }
-                }
+                work.extend(self.product(form, (&a, &b, &c), accumulate)?);
                 return Ok(work);
             }
             Op::AttentionPacked { .. }
@@ -177,9 +142,10 @@ impl Lowering<'_> {
             | Op::AttentionGradKv { .. }
             | Op::CacheWrite { .. }
             | Op::AttentionPaged { .. } => return self.lower_attention(op),
-            Op::Lora { .. } | Op::LoraGradParams { .. } | Op::LoraGradInput { .. } => {
-                return self.lower_adapter(op);
-            }
+            Op::Lora { .. }
+            | Op::LoraGradInner { .. }
+            | Op::LoraGradParams { .. }
+            | Op::LoraGradInput { .. } => return self.lower_adapter(op),
             Op::CrossEntropy { .. } | Op::SumLoss { .. } => self.lower_loss(op)?,
             Op::EmbedGrad { .. } | Op::RmsNormWeightGrad { .. } | Op::BiasGrad { .. } => {
                 self.lower_gradient(op)?
@@ -187,6 +153,22 @@ impl Lowering<'_> {
             Op::ZeroGradients | Op::GradNorm { .. } | Op::AdamW { .. } => return self.lower_slabs(op),
         };
         Ok(vec![work])
+    }
+
+    /// A product, its inner dimension in parts where that is faster.
+    pub(super) fn product(
+        &self,
+        form: cuda::Form,
+        (a, b, c): (&Tensor, &Tensor, &Tensor),
+        accumulate: bool,
+    ) -> Lowered {
+        match cuda::split_bytes(form, a, b) {
+            0 => Ok(vec![Work::from(Matmul::new(self.workspace, form, (a, b, c), accumulate)?)]),
+            bytes => {
+                let scratch = self.scratch(bytes)?;
+                Ok(cuda::split(self.workspace, &scratch, form, (a, b, c), accumulate)?.into())
+            }
+        }
     }
 
     fn lower_rows(&self, op: &Op) -> Result<Work, BackendError> {
@@ -323,7 +305,7 @@ impl Lowering<'_> {
         })
     }
 
-    fn masks(&self, group: &LoraGroup) -> Result<Option<Masks>, BackendError> {
+    pub(super) fn masks(&self, group: &LoraGroup) -> Result<Option<Masks>, BackendError> {
         let (Some(samples), Some(positions)) = (group.samples, group.positions) else { return Ok(None) };
         Ok(Some(Masks {
             samples: self.tensor(samples)?,
@@ -333,7 +315,7 @@ impl Lowering<'_> {
         }))
     }
 
-    fn tensors(
+    pub(super) fn tensors(
         &self,
         group: &LoraGroup,
         which: impl Fn(&crate::plan::LoraModule) -> Option<Mat>,
@@ -342,7 +324,7 @@ impl Lowering<'_> {
         group.modules.iter().map(|module| self.tensor(which(module).ok_or_else(missing)?)).collect()
     }
 
-    fn lora_down(
+    pub(super) fn lora_down(
         &self,
         group: &LoraGroup,
         x: &Tensor,
@@ -356,14 +338,16 @@ impl Lowering<'_> {
     }
 
     fn lower_adapter(&self, op: &Op) -> Lowered {
-        let (Op::Lora { group, .. } | Op::LoraGradParams { group, .. } | Op::LoraGradInput { group, .. }) =
-            *op
+        let (Op::Lora { group, .. }
+        | Op::LoraGradInner { group, .. }
+        | Op::LoraGradParams { group, .. }
+        | Op::LoraGradInput { group, .. }) = *op
         else {
             return Err(unknown(op));
         };
         let group = &self.plan.groups[group];
         let scalars = self.block.scalars()?;
-        let cols: Vec<(usize, usize)> = group.modules.iter().map(|m| (m.col0, m.cols)).collect();
+        let cols = columns_of(group);
         let masks = self.masks(group)?;
         let dropout = masks.as_ref().map(Masks::dropout);
         Ok(match *op {
@@ -372,38 +356,71 @@ impl Lowering<'_> {
                 let down = self.lora_down(group, &self.tensor(x)?, u, None)?;
                 vec![down, lora::up(&self.tensor(u)?, &b, &self.tensor(y)?, &cols, &scalars)?]
             }
-            Op::LoraGradParams { x, u, d_y, d_u, .. } => {
+            Op::LoraGradInner { d_y, d_u, .. } => {
                 let b = self.tensors(group, |module| Some(module.b))?;
-                let d_a = self.tensors(group, |module| module.d_a)?;
-                let d_b = self.tensors(group, |module| module.d_b)?;
-                let (x, u, d_y, d_u) =
-                    (self.tensor(x)?, self.tensor(u)?, self.tensor(d_y)?, self.tensor(d_u)?);
-                let scratch = self.scratch(lora::scratch_bytes(x.rows(), x.cols(), group.rank, &cols))?;
-                let operands = lora::Params {
-                    x: &x,
-                    u: &u,
-                    d_y: &d_y,
-                    b: &b,
-                    cols: &cols,
-                    d_u: &d_u,
-                    d_a: &d_a,
-                    d_b: &d_b,
-                    scratch: &scratch,
-                };
-                lora::grad_params(&operands, dropout.as_ref(), &scalars)?
+                vec![lora::grad_inner(&self.tensor(d_y)?, &b, &cols, &self.tensor(d_u)?, &scalars)?]
+            }
+            Op::LoraGradParams { x, u, d_y, d_u, .. } => {
+                let x = self.tensor(x)?;
+                self.outer(group, [u, d_y, d_u], x.cols(), |outer| {
+                    lora::grad_params(&lora::Params { x: &x, outer }, dropout.as_ref(), &scalars)
+                })?
             }
             Op::LoraGradInput { d_u, d_x, .. } => {
                 let a = self.tensors(group, |module| Some(module.a))?;
-                let (d_u, d_x) = (self.tensor(d_u)?, self.tensor(d_x)?);
+                let (d_u, d_x) = (self.inner(d_u)?, self.tensor(d_x)?);
                 vec![lora::grad_input(&d_u, &a, &d_x, dropout.as_ref(), &scalars)?]
             }
             _ => return Err(unknown(op)),
         })
     }
+
+    /// Where `d_u` is: in bfloat16 when a fused product wrote it.
+    pub(super) fn inner(&self, d_u: Mat) -> Result<Tensor, BackendError> {
+        let moved = self.fusion.as_ref().and_then(|fusion| fusion.moved(d_u));
+        moved.map_or_else(|| self.tensor(d_u), Ok)
+    }
+
+    /// Hands the operands of the gradients of a group's factors to `make`.
+    pub(super) fn outer(
+        &self,
+        group: &LoraGroup,
+        [u, d_y, d_u]: [Mat; 3],
+        features: usize,
+        make: impl FnOnce(lora::Outer<'_>) -> Result<Vec<Work>, CudaError>,
+    ) -> Lowered {
+        let cols = columns_of(group);
+        let d_a = self.tensors(group, |module| module.d_a)?;
+        let d_b = self.tensors(group, |module| module.d_b)?;
+        let (u, d_y, d_u) = (self.tensor(u)?, self.tensor(d_y)?, self.inner(d_u)?);
+        let scratch = self.scratch(lora::scratch_bytes(d_y.rows(), features, group.rank, &cols))?;
+        Ok(make(lora::Outer {
+            u: &u,
+            d_y: &d_y,
+            cols: &cols,
+            d_u: &d_u,
+            d_a: &d_a,
+            d_b: &d_b,
+            scratch: &scratch,
+        })?)
+    }
+}
+
+/// Start and number of the columns of each module.
+pub(super) fn columns_of(group: &LoraGroup) -> Vec<(usize, usize)> {
+    group.modules.iter().map(|m| (m.col0, m.cols)).collect()
+}
+
+fn form_of(form: Form) -> cuda::Form {
+    match form {
+        Form::Nt => cuda::Form::Nt,
+        Form::Nn => cuda::Form::Nn,
+        Form::Tn => cuda::Form::Tn,
+    }
 }
 
 /// What keys a group's dropout, held for the launcher.
-struct Masks {
+pub(super) struct Masks {
     samples: Tensor,
     positions: Tensor,
     layer: u32,
@@ -411,7 +428,7 @@ struct Masks {
 }
 
 impl Masks {
-    fn dropout(&self) -> lora::Dropout<'_> {
+    pub(super) fn dropout(&self) -> lora::Dropout<'_> {
         lora::Dropout {
             samples: &self.samples,
             positions: &self.positions,
@@ -460,6 +477,6 @@ fn error(what: &str, message: &str) -> BackendError {
     BackendError::Plan { op: what.to_owned(), message: message.to_owned() }
 }
 
-fn unknown(op: &Op) -> BackendError {
+pub(super) fn unknown(op: &Op) -> BackendError {
     error(&op.name(), "the CUDA backend does not know this operation")
 }

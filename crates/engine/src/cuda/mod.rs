@@ -3,6 +3,7 @@
 //! A program keeps one variant for each bucket of row counts. The first run of a variant launches its work one by one, the
 //! second captures it, later ones replay the graph; all three give the same bits.
 
+mod fused;
 mod inputs;
 mod lower;
 mod packed;
@@ -12,8 +13,9 @@ use crate::api::Precision;
 use crate::backend::{Backend, BackendError, Caps, Inputs, Note, Slab};
 use crate::cpu::check_inputs;
 use crate::place::{Layout, Placement};
-use crate::plan::{BufferId, Dims, Mat, ModelParams, Op, ParamId, Place, Plan, Rows};
+use crate::plan::{Dims, Mat, ModelParams, ParamId, Place, Plan, Rows};
 use crate::verify::verify;
+use fused::{CLAIMS, Fusion, Room, room};
 use inputs::{Block, bucket, wants_runs};
 use kernels::cuda::{
     CudaError, Dtype, Event, Gpu, Graph, Memory, Pinned, Tensor, WORKSPACE_BYTES, Work, ops, run_all,
@@ -21,11 +23,11 @@ use kernels::cuda::{
 use lower::{Lowering, Numbered, view};
 use model::nf4::Nf4;
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
-use store::{ALIGN, Store, group_tail};
+use store::{ALIGN, Store};
 
 /// Loss rows whose logits exist at the same time.
 const HEAD_CHUNK: usize = 1024;
@@ -163,7 +165,7 @@ impl Cuda {
             segments: &self.segments,
             flag: &self.flag,
             low: self.low(),
-            fuse,
+            fusion: fuse.then(|| Fusion::new(&program.plan)),
         };
         lowering.lower()
     }
@@ -297,23 +299,16 @@ impl Cuda {
 
 /// What the backend is, before there is one.
 pub(crate) fn caps() -> Caps {
-    Caps { name: "cuda", claims: BTreeSet::new(), head_chunk: HEAD_CHUNK }
+    Caps { name: "cuda", claims: CLAIMS.into_iter().collect(), head_chunk: HEAD_CHUNK }
 }
 
 /// How the backend wants a plan's buffers to lie.
 pub(crate) fn layout(precision: Precision, plan: &Plan) -> Layout {
     let low = precision == Precision::Bf16Rounded;
     let width = if low { 2 } else { 4 };
-    let mut extra: BTreeMap<BufferId, usize> = BTreeMap::new();
-    if low {
-        for op in plan.ops() {
-            if let Op::Lora { group, x, .. } = *op {
-                let columns = extra.entry(x.buffer).or_default();
-                *columns = (*columns).max(group_tail(&plan.groups[group]));
-            }
-        }
-    }
-    Layout { act: width, grad: width, stat: 4, align: ALIGN, extra }
+    let Room { extra, unused } = room(plan);
+    let extra = if low { extra } else { BTreeMap::new() };
+    Layout { act: width, grad: width, stat: 4, align: ALIGN, extra, unused }
 }
 
 /// Bytes that a backend would hold beside the arena for these parameters and plans of this capacity; not counted is the room

@@ -53,6 +53,8 @@ pub(super) struct Store {
     copy: Option<Tensor>,
     /// Projections in NF4, unpacked before each use into a tensor that all of one size share.
     packed: Option<Packed>,
+    /// All adapters behind their weights, when these stay unpacked and are regular.
+    table: Option<ops::lora::PackTable>,
     bytes: usize,
 }
 
@@ -73,6 +75,7 @@ impl Store {
             slabs: BTreeMap::new(),
             copy: None,
             packed: packed.map(|double| Packed::new(gpu, params, double)).transpose()?,
+            table: None,
             bytes: 0,
         };
         let places = store.sizes.places(params);
@@ -92,6 +95,15 @@ impl Store {
             if low {
                 let memory = store.alloc(params.slab_len * 2, "trainable parameters in bfloat16")?;
                 store.copy = Some(memory.dense(1, params.slab_len, Dtype::Bf16)?);
+            }
+        }
+        if store.packed.is_none() {
+            let entries = store.sizes.tails.iter().map(|(&id, tail)| store.packing(id, tail));
+            let entries: Vec<ops::lora::Packing> = entries.collect::<Result<_, _>>()?;
+            if !entries.is_empty() && entries.iter().all(ops::lora::Packing::is_regular) {
+                let table = ops::lora::PackTable::new(gpu, entries)?;
+                store.bytes += table.bytes();
+                store.table = Some(table);
             }
         }
         Ok(store)
@@ -226,14 +238,20 @@ impl Store {
         Ok(view.download()?)
     }
 
-    /// Work that writes the adapters of a weight behind it.
-    fn pack_tail(&self, id: ParamId, tail: &Tail, scalars: &Tensor) -> Result<Work, BackendError> {
+    /// What is to lie behind a weight.
+    fn packing(&self, id: ParamId, tail: &Tail) -> Result<ops::lora::Packing, BackendError> {
         let target = self.with_tail(id)?.columns(self.spec(id)?.cols, tail.columns)?;
         let b: Vec<Tensor> =
             tail.modules.iter().map(|module| self.view(module.0)).collect::<Result<_, _>>()?;
-        let rows: Vec<(usize, usize)> = tail.modules.iter().map(|&(_, first, n)| (first, n)).collect();
         debug_assert!(b.iter().all(|b| b.cols() == tail.rank));
-        Ok(ops::lora::pack_b(&b, &target, &rows, scalars)?)
+        let cols = tail.modules.iter().map(|&(_, first, n)| (first, n)).collect();
+        Ok(ops::lora::Packing { b, tail: target, cols })
+    }
+
+    /// Work that writes the adapters of a weight behind it.
+    fn pack_tail(&self, id: ParamId, tail: &Tail, scalars: &Tensor) -> Result<Work, BackendError> {
+        let ops::lora::Packing { b, tail, cols } = self.packing(id, tail)?;
+        Ok(ops::lora::pack_b(&b, &tail, &cols, scalars)?)
     }
 
     /// Work that brings everything derived from the master slab up to date: its copy, and the adapters behind the weights.
@@ -242,10 +260,14 @@ impl Store {
         if let (Some(copy), true) = (&self.copy, cast) {
             work.push(ops::elementwise::cast(self.slab(Slab::Master)?, copy)?);
         }
-        if self.packed.is_none() {
-            for (&id, tail) in &self.sizes.tails {
-                work.push(self.pack_tail(id, tail, scalars)?);
+        match &self.table {
+            Some(table) => work.push(table.pack(scalars)?),
+            None if self.packed.is_none() => {
+                for (&id, tail) in &self.sizes.tails {
+                    work.push(self.pack_tail(id, tail, scalars)?);
+                }
             }
+            None => {}
         }
         Ok(work)
     }

@@ -5,7 +5,8 @@
 //! n2 = norm(x1)  g,u = n2 Wgu                h = silu(g) u            y = x1 + h Wd
 //! ```
 //! Each projection may carry an adapter. The backward is the chain rule written out once; what a tape does not hold is
-//! computed again by the very operations of the forward, so the gradients don't depend on the save policy.
+//! computed again by the very operations of the forward, so the gradients don't depend on the save policy. No tape holds
+//! `n1`, `n2` and `h`: reading what they follow from costs little more than reading them.
 
 use super::{Block, Form, Heads, Input, Mat, ModelParams, Op, ParamId, Place, Plan, Role, Rows};
 use crate::api::SavePolicy;
@@ -34,7 +35,8 @@ struct Tape {
 
 #[derive(Debug, Clone, Copy)]
 struct AttentionTape {
-    n1: Mat,
+    /// While it still holds something.
+    n1: Option<Mat>,
     rstd1: Mat,
     u_qkv: Option<Mat>,
     qkv: Mat,
@@ -46,16 +48,27 @@ struct AttentionTape {
 
 #[derive(Debug, Clone, Copy)]
 struct MlpTape {
-    n2: Mat,
+    /// While it still holds something.
+    n2: Option<Mat>,
     rstd2: Mat,
-    inner: MlpInner,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct MlpInner {
     u_gate_up: Option<Mat>,
     gate_up: Mat,
-    h: Mat,
+}
+
+/// A projection and its adapters.
+#[derive(Debug, Clone, Copy)]
+struct Projection<'a> {
+    name: &'a str,
+    weight: ParamId,
+    group: Option<usize>,
+}
+
+/// A projection's backward between its two halves: what the second needs besides the input.
+#[derive(Debug, Clone, Copy)]
+struct Half {
+    d_y: Mat,
+    d_u: Option<Mat>,
+    d_x: Option<Mat>,
 }
 
 /// Groups of adapters by the projections that share an input.
@@ -95,10 +108,11 @@ impl<'a> LayerEmitter<'a> {
 
     /// Emits the forward of `layer` on `x` (`Tokens x hidden`); returns the layer's output.
     pub fn emit_layer(&mut self, layer: usize, x: Mat, attention: Attention, save: Save) -> Mat {
-        let attended = self.attention(layer, x, attention);
-        let mlp = self.mlp_in(layer, attended.x1);
-        let (out, u_down) = self.mlp_out(layer, mlp.inner.h, attended.x1);
+        let mut attended = self.attention(layer, x, attention);
+        let mut mlp = self.mlp_in(layer, attended.x1);
+        let (out, u_down) = self.mlp_out(layer, mlp.gate_up, attended.x1);
         if let Some(policy) = save {
+            (attended.n1, mlp.n2) = (None, None);
             self.tapes[layer] = Some(Tape { x, policy, attention: attended, mlp, u_down });
         }
         out
@@ -112,7 +126,7 @@ impl<'a> LayerEmitter<'a> {
         let Some(mut tape) = self.tapes[layer].take() else { return };
         match tape.policy {
             SavePolicy::All => {}
-            SavePolicy::NoGateUp => tape.mlp.inner = self.mlp_inner(layer, tape.mlp.n2),
+            SavePolicy::NoGateUp => tape.mlp = self.mlp_in(layer, tape.attention.x1),
             SavePolicy::Input => {
                 tape.attention = self.attention(layer, tape.x, Attention::Packed);
                 tape.mlp = self.mlp_in(layer, tape.attention.x1);
@@ -165,28 +179,37 @@ impl<'a> LayerEmitter<'a> {
         Some(u)
     }
 
-    fn project(
-        &mut self,
-        layer: usize,
-        name: &str,
-        x: Mat,
-        weight: ParamId,
-        group: Option<usize>,
-        ops: &mut Vec<Op>,
-    ) -> (Mat, Option<Mat>) {
-        let b = self.param(weight);
-        let y = self.act(layer, name, self.params.spec(weight).rows);
+    fn project(&mut self, layer: usize, of: Projection<'_>, x: Mat, ops: &mut Vec<Op>) -> (Mat, Option<Mat>) {
+        let b = self.param(of.weight);
+        let y = self.act(layer, of.name, self.params.spec(of.weight).rows);
         ops.push(Op::Gemm { a: x, b, c: y, form: Form::Nt, accumulate: false });
-        let u = self.lora(layer, group, x, y, ops);
+        let u = self.lora(layer, of.group, x, y, ops);
         (y, u)
+    }
+
+    fn qkv(&self, layer: usize) -> Projection<'static> {
+        Projection { name: "qkv", weight: self.params.layers[layer].qkv, group: self.groups[layer].qkv }
+    }
+
+    fn o(&self, layer: usize) -> Projection<'static> {
+        Projection { name: "o", weight: self.params.layers[layer].o, group: self.groups[layer].o }
+    }
+
+    fn gate_up(&self, layer: usize) -> Projection<'static> {
+        let (weight, group) = (self.params.layers[layer].gate_up, self.groups[layer].gate_up);
+        Projection { name: "gate_up", weight, group }
+    }
+
+    fn down(&self, layer: usize) -> Projection<'static> {
+        Projection { name: "down", weight: self.params.layers[layer].down, group: self.groups[layer].down }
     }
 
     fn attention(&mut self, layer: usize, x: Mat, attention: Attention) -> AttentionTape {
         let params = &self.params.layers[layer];
-        let (shape, groups, heads) = (self.params.shape, self.groups[layer], self.heads());
+        let (shape, heads) = (self.params.shape, self.heads());
         let (norm, n1, rstd1) = self.norm(layer, "n1", x, params.input_norm);
         let mut ops = vec![norm];
-        let (qkv, u_qkv) = self.project(layer, "qkv", n1, params.qkv, groups.qkv, &mut ops);
+        let (qkv, u_qkv) = self.project(layer, self.qkv(layer), n1, &mut ops);
         let bias = self.param(params.qkv_bias);
         ops.push(Op::AddBias { y: qkv, bias });
         let table = self.param(self.params.rope);
@@ -209,11 +232,11 @@ impl<'a> LayerEmitter<'a> {
         self.plan.step(Block::AttentionCore, Some(layer), ops);
 
         let mut ops = Vec::new();
-        let (o, u_o) = self.project(layer, "o", out, params.o, groups.o, &mut ops);
+        let (o, u_o) = self.project(layer, self.o(layer), out, &mut ops);
         let x1 = self.act(layer, "x1", shape.hidden);
         ops.push(Op::Add { a: x, b: o, out: x1 });
         self.plan.step(Block::AttentionOut, Some(layer), ops);
-        AttentionTape { n1, rstd1, u_qkv, qkv, out, lse, u_o, x1 }
+        AttentionTape { n1: Some(n1), rstd1, u_qkv, qkv, out, lse, u_o, x1 }
     }
 
     fn paged(&mut self, layer: usize, q: Mat, kv: Mat, out: Mat) -> Vec<Op> {
@@ -228,71 +251,72 @@ impl<'a> LayerEmitter<'a> {
 
     fn mlp_in(&mut self, layer: usize, x1: Mat) -> MlpTape {
         let (norm, n2, rstd2) = self.norm(layer, "n2", x1, self.params.layers[layer].post_norm);
-        let (mut ops, inner) = self.mlp_inner_ops(layer, n2);
-        ops.insert(0, norm);
+        let mut ops = vec![norm];
+        let (gate_up, u_gate_up) = self.project(layer, self.gate_up(layer), n2, &mut ops);
         self.plan.step(Block::MlpIn, Some(layer), ops);
-        MlpTape { n2, rstd2, inner }
+        MlpTape { n2: Some(n2), rstd2, u_gate_up, gate_up }
     }
 
-    fn mlp_inner(&mut self, layer: usize, n2: Mat) -> MlpInner {
-        let (ops, inner) = self.mlp_inner_ops(layer, n2);
-        self.plan.step(Block::MlpIn, Some(layer), ops);
-        inner
-    }
-
-    fn mlp_inner_ops(&mut self, layer: usize, n2: Mat) -> (Vec<Op>, MlpInner) {
-        let mut ops = Vec::new();
-        let weight = self.params.layers[layer].gate_up;
-        let group = self.groups[layer].gate_up;
-        let (gate_up, u_gate_up) = self.project(layer, "gate_up", n2, weight, group, &mut ops);
+    fn swiglu(&mut self, layer: usize, gate_up: Mat) -> (Op, Mat) {
         let h = self.act(layer, "h", self.params.shape.ffn);
-        ops.push(Op::SwiGlu { gate_up, out: h });
-        (ops, MlpInner { u_gate_up, gate_up, h })
+        (Op::SwiGlu { gate_up, out: h }, h)
     }
 
-    fn mlp_out(&mut self, layer: usize, h: Mat, x1: Mat) -> (Mat, Option<Mat>) {
-        let mut ops = Vec::new();
-        let weight = self.params.layers[layer].down;
-        let (down, u_down) = self.project(layer, "down", h, weight, self.groups[layer].down, &mut ops);
+    fn mlp_out(&mut self, layer: usize, gate_up: Mat, x1: Mat) -> (Mat, Option<Mat>) {
+        let (activation, h) = self.swiglu(layer, gate_up);
+        let mut ops = vec![activation];
+        let (down, u_down) = self.project(layer, self.down(layer), h, &mut ops);
         let out = self.act(layer, "out", self.params.shape.hidden);
         ops.push(Op::Add { a: x1, b: down, out });
         self.plan.step(Block::MlpOut, Some(layer), ops);
         (out, u_down)
     }
 
-    /// Backward of [`Self::project`]: gradients of weight and adapters, and `d_x` when it is wanted.
-    #[expect(clippy::too_many_arguments, reason = "one projection's operands")]
-    fn project_backward(
+    /// First half of the backward of [`Self::project`]: the gradient by its input, when it is wanted.
+    fn input_gradient(
         &mut self,
         layer: usize,
-        name: &str,
-        weight: ParamId,
-        group: Option<usize>,
-        x: Mat,
-        u: Option<Mat>,
+        of: Projection<'_>,
         d_y: Mat,
         need_dx: bool,
         ops: &mut Vec<Op>,
-    ) -> Option<Mat> {
-        if let Some(d_weight) = self.params.gradient(self.plan, weight) {
-            ops.push(Op::Gemm { a: d_y, b: x, c: d_weight, form: Form::Tn, accumulate: true });
-        }
+    ) -> Half {
+        let spec = self.params.spec(of.weight);
         let d_x = need_dx.then(|| {
-            let d_x = self.grad(layer, name, x.cols);
-            let b = self.param(weight);
+            let d_x = self.grad(layer, &format!("{}.in", of.name), spec.cols);
+            let b = self.param(of.weight);
             ops.push(Op::Gemm { a: d_y, b, c: d_x, form: Form::Nn, accumulate: false });
             d_x
         });
-        if let (Some(group), Some(u)) = (group, u) {
-            let d_u = self.stat(layer, "d_u", u.cols);
-            let scratch = self.scratch(layer, x.cols);
-            ops.push(Op::LoraGradParams { group, x, u, d_y, d_u, scratch });
+        let d_u = of.group.map(|group| {
+            let width = self.plan.groups[group].rank * self.plan.groups[group].modules.len();
+            let d_u = self.stat(layer, "d_u", width);
+            ops.push(Op::LoraGradInner { group, d_y, d_u });
             if let Some(d_x) = d_x {
-                let scratch = self.scratch(layer, x.cols);
+                let scratch = self.scratch(layer, spec.cols);
                 ops.push(Op::LoraGradInput { group, d_u, d_x, scratch });
             }
+            d_u
+        });
+        Half { d_y, d_u, d_x }
+    }
+
+    /// Second half: gradients of weight and adapters. `x`: the input, `u`: the rank-r products of the forward.
+    fn parameter_gradients(
+        &mut self,
+        layer: usize,
+        of: Projection<'_>,
+        Half { d_y, d_u, .. }: Half,
+        (x, u): (Mat, Option<Mat>),
+        ops: &mut Vec<Op>,
+    ) {
+        if let (Some(group), Some(u), Some(d_u)) = (of.group, u, d_u) {
+            let scratch = self.scratch(layer, x.cols);
+            ops.push(Op::LoraGradParams { group, x, u, d_y, d_u, scratch });
         }
-        d_x
+        if let Some(d_weight) = self.params.gradient(self.plan, of.weight) {
+            ops.push(Op::Gemm { a: d_y, b: x, c: d_weight, form: Form::Tn, accumulate: true });
+        }
     }
 
     /// Adds the gradient through a norm to `d`.
@@ -304,63 +328,57 @@ impl<'a> LayerEmitter<'a> {
         ops.push(Op::RmsNormGrad { x, weight, rstd, d_out, d_x: d, accumulate: true });
     }
 
+    /// What a norm wrote, once more unless it is still there.
+    fn normed(
+        &mut self,
+        layer: usize,
+        name: &str,
+        held: Option<Mat>,
+        (x, weight): (Mat, ParamId),
+        ops: &mut Vec<Op>,
+    ) -> Mat {
+        held.unwrap_or_else(|| {
+            let (norm, out, _) = self.norm(layer, name, x, weight);
+            ops.push(norm);
+            out
+        })
+    }
+
     fn mlp_backward(&mut self, layer: usize, tape: &Tape, d: Mat) {
         let params = &self.params.layers[layer];
-        let groups = self.groups[layer];
-        let MlpTape { n2, rstd2, inner } = tape.mlp;
+        let MlpTape { n2, rstd2, u_gate_up, gate_up } = tape.mlp;
+        let (into, out) = (self.gate_up(layer), self.down(layer));
         let mut ops = Vec::new();
-        let d_h = self.project_backward(
-            layer,
-            "h",
-            params.down,
-            groups.down,
-            inner.h,
-            tape.u_down,
-            d,
-            true,
-            &mut ops,
-        );
+        let half = self.input_gradient(layer, out, d, true, &mut ops);
+        let Some(d_h) = half.d_x else { return };
+        let (activation, h) = self.swiglu(layer, gate_up);
+        let d_gate_up = self.grad(layer, "gate_up", gate_up.cols);
+        ops.push(activation);
+        ops.push(Op::SwiGluGrad { gate_up, d_out: d_h, d_gate_up });
+        self.parameter_gradients(layer, out, half, (h, tape.u_down), &mut ops);
         self.plan.step(Block::MlpOutBackward, Some(layer), std::mem::take(&mut ops));
-        let Some(d_h) = d_h else { return };
 
-        let d_gate_up = self.grad(layer, "gate_up", inner.gate_up.cols);
-        ops.push(Op::SwiGluGrad { gate_up: inner.gate_up, d_out: d_h, d_gate_up });
-        let d_n2 = self.project_backward(
-            layer,
-            "n2",
-            params.gate_up,
-            groups.gate_up,
-            n2,
-            inner.u_gate_up,
-            d_gate_up,
-            true,
-            &mut ops,
-        );
-        if let Some(d_n2) = d_n2 {
-            self.norm_backward(tape.attention.x1, rstd2, params.post_norm, d_n2, d, &mut ops);
+        let half = self.input_gradient(layer, into, d_gate_up, true, &mut ops);
+        let x1 = tape.attention.x1;
+        if let Some(d_n2) = half.d_x {
+            self.norm_backward(x1, rstd2, params.post_norm, d_n2, d, &mut ops);
         }
+        let n2 = self.normed(layer, "n2", n2, (x1, params.post_norm), &mut ops);
+        self.parameter_gradients(layer, into, half, (n2, u_gate_up), &mut ops);
         self.plan.step(Block::MlpInBackward, Some(layer), ops);
     }
 
     fn attention_backward(&mut self, layer: usize, tape: &Tape, d: Mat, need_dx: bool) {
         let params = &self.params.layers[layer];
-        let (shape, groups, heads) = (self.params.shape, self.groups[layer], self.heads());
+        let (shape, heads) = (self.params.shape, self.heads());
         let saved = tape.attention;
+        let (into, out) = (self.qkv(layer), self.o(layer));
         let Some(lse) = saved.lse else { return };
         let mut ops = Vec::new();
-        let d_attention = self.project_backward(
-            layer,
-            "attention",
-            params.o,
-            groups.o,
-            saved.out,
-            saved.u_o,
-            d,
-            true,
-            &mut ops,
-        );
+        let half = self.input_gradient(layer, out, d, true, &mut ops);
+        self.parameter_gradients(layer, out, half, (saved.out, saved.u_o), &mut ops);
         self.plan.step(Block::AttentionOutBackward, Some(layer), std::mem::take(&mut ops));
-        let Some(d_out) = d_attention else { return };
+        let Some(d_out) = half.d_x else { return };
 
         let (q_cols, kv_cols) = (shape.q_cols(), heads.kv_cols());
         let (q, kv) = (saved.qkv.columns(0, q_cols), saved.qkv.columns(q_cols, kv_cols));
@@ -380,20 +398,12 @@ impl<'a> LayerEmitter<'a> {
         if let Some(d_bias) = self.params.gradient(self.plan, params.qkv_bias) {
             ops.push(Op::BiasGrad { d_y: d_qkv, d_bias });
         }
-        let d_n1 = self.project_backward(
-            layer,
-            "n1",
-            params.qkv,
-            groups.qkv,
-            saved.n1,
-            saved.u_qkv,
-            d_qkv,
-            need_dx,
-            &mut ops,
-        );
-        if let Some(d_n1) = d_n1 {
+        let half = self.input_gradient(layer, into, d_qkv, need_dx, &mut ops);
+        if let Some(d_n1) = half.d_x {
             self.norm_backward(tape.x, saved.rstd1, params.input_norm, d_n1, d, &mut ops);
         }
+        let n1 = self.normed(layer, "n1", saved.n1, (tape.x, params.input_norm), &mut ops);
+        self.parameter_gradients(layer, into, half, (n1, saved.u_qkv), &mut ops);
         self.plan.step(Block::AttentionInBackward, Some(layer), ops);
     }
 }

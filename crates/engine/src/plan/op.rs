@@ -167,7 +167,13 @@ pub enum Op {
         y: Mat,
         scratch: Option<Mat>,
     },
-    /// `d_u = scale d_y B`, `d_B += scale d_y^T u`, `d_A += d_u^T drop(x)`.
+    /// `d_u = scale d_y B` for each module of the group.
+    LoraGradInner {
+        group: usize,
+        d_y: Mat,
+        d_u: Mat,
+    },
+    /// `d_B += scale d_y^T u`, `d_A += d_u^T drop(x)`.
     LoraGradParams {
         group: usize,
         x: Mat,
@@ -266,9 +272,10 @@ impl Op {
             Op::AttentionPaged { q, cache, spans, out, .. } => access(&[q, cache, spans], &[out], &[]),
             Op::SwiGlu { gate_up, out } => access(&[gate_up], &[out], &[]),
             Op::SwiGluGrad { gate_up, d_out, d_gate_up } => access(&[gate_up, d_out], &[d_gate_up], &[]),
-            Op::Lora { .. } | Op::LoraGradParams { .. } | Op::LoraGradInput { .. } => {
-                self.lora_access(groups)
-            }
+            Op::Lora { .. }
+            | Op::LoraGradInner { .. }
+            | Op::LoraGradParams { .. }
+            | Op::LoraGradInput { .. } => self.lora_access(groups),
             Op::Add { a, b, out } => access(&[a, b], &[out], &[]),
             Op::GatherRows { x, index, out } => access(&[x, index], &[out], &[]),
             Op::ScatterRows { d_out, index, d_x } => access(&[d_out, index], &[d_x], &[]),
@@ -283,8 +290,9 @@ impl Op {
     fn lora_access(&self, groups: &[LoraGroup]) -> Access {
         let (group, mut found, scratch) = match *self {
             Op::Lora { group, x, u, y, scratch } => (group, access(&[x], &[u], &[y]), scratch),
+            Op::LoraGradInner { group, d_y, d_u } => (group, access(&[d_y], &[d_u], &[]), None),
             Op::LoraGradParams { group, x, u, d_y, d_u, scratch } => {
-                (group, access(&[x, u, d_y], &[d_u], &[]), scratch)
+                (group, access(&[x, u, d_y, d_u], &[], &[]), scratch)
             }
             Op::LoraGradInput { group, d_u, d_x, scratch } => (group, access(&[d_u], &[], &[d_x]), scratch),
             _ => return Access::default(),

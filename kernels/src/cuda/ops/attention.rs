@@ -273,7 +273,10 @@ pub fn grad_kv_by(version: Option<Version>, saved: &Saved<'_>, d_kv: &Tensor) ->
     let (rows, heads) = (saved.q.rows(), saved.heads);
     let tiles = 2 * FLASH_KEYS * heads.dim * 2;
     let version = saved.choose(&check, version, d_kv)?;
-    let blocks = [heads.kv, rows.div_ceil(FLASH_KEYS), 1];
+    let mut blocks = [heads.kv, rows.div_ceil(FLASH_KEYS), 1];
+    let multiprocessors = saved.q.memory().gpu().properties().multiprocessors as usize;
+    let pair = version == Version::WarpGroup && blocks[0] * blocks[1] < multiprocessors;
+    blocks[2] += usize::from(pair);
     let grid = match version {
         Version::Plain => plain_grid(rows * heads.kv),
         Version::Warp => {
@@ -283,7 +286,7 @@ pub fn grad_kv_by(version: Option<Version>, saved: &Saved<'_>, d_kv: &Tensor) ->
         }
         Version::WarpGroup => Grid { blocks, threads: 384, shared: tiles + 3 * 2 * (tiles + 1024) },
     };
-    saved.launch("grad_kv", version, d_kv, grid)
+    saved.launch(if pair { "grad_kv_pair" } else { "grad_kv" }, version, d_kv, grid)
 }
 
 impl Saved<'_> {

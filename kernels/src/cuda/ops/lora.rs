@@ -1,14 +1,22 @@
-//! Low-rank adapters of a group of modules that share an input: `lora.cu`, and for the gradients `lora_grad.cu` and
-//! `lora_plain.cu`.
+//! Low-rank adapters of a group of modules that share an input: `lora.cu`, and for the gradients `lora_grad.cu`,
+//! `lora_grad_input.cu` and `lora_plain.cu`.
 //!
 //! A group has `n` modules (1 to 3) of rank `r` (1 to 64): `A_m` is `r x K`, `B_m` is `N_m x r`, both without gaps and of the
-//! type of the activations. `u` and `d_u` are `T x (n r)` float32, the modules side by side.
-//! bfloat16 runs on tensor cores when `K` and the modules' columns are multiples of 8 and rows start at multiples of 16
-//! bytes; odd ranks of gradients and anything else takes plain loops.
+//! type of the activations. `u` is `T x (n r)` float32, the modules side by side; so is `d_u`, in float32 or bfloat16.
+//! The way forward runs on tensor cores in bfloat16 when `K` is a multiple of 8 and rows start at multiples of 16 bytes; the
+//! gradients do when `d_u` is in bfloat16, and refuse what does not fit there. Anything else takes plain loops.
 
+mod fused;
 mod grad;
+mod input;
+mod pack;
 
-pub use grad::{GRAD_SOURCE, PLAIN_SOURCE, Params, grad_input, grad_params, scratch_bytes};
+pub use fused::{Down, FUSED_SOURCE, Normed, down_norm, down_swiglu, takes_down};
+pub use grad::{
+    GRAD_SOURCE, Outer, PLAIN_SOURCE, Params, grad_inner, grad_params, grad_swiglu, scratch_bytes, takes,
+};
+pub use input::{INPUT_SOURCE, NORM_COLS_MAX, Norm, SwiGlu, grad_input, grad_norm};
+pub use pack::{PackTable, Packing};
 
 use super::{Check, StepScalars, bytes};
 use crate::cuda::compile::Source;
@@ -23,7 +31,7 @@ pub const MODULES_MAX: usize = 3;
 /// The highest rank.
 pub const RANK_MAX: usize = 64;
 /// Ranks that a tensor-core kernel takes at once.
-const RANKS: usize = 16;
+pub const RANKS: usize = 16;
 /// Tokens of a block of the tensor-core kernel.
 const DOWN_TOKENS: usize = 32;
 const THREADS: usize = 256;
@@ -191,6 +199,18 @@ fn group(check: &Check, modules: usize, rank: usize) -> Result<(), CudaError> {
 fn stat(check: &Check, what: &str, tensor: &Tensor, rows: usize, cols: usize) -> Result<(), CudaError> {
     check.shape(what, tensor, rows, cols)?;
     check.dtype(what, tensor, Dtype::F32)
+}
+
+/// Whether `d_u` (`T x width`) is in bfloat16: then tensor cores take it, and everything else must be bfloat16 too.
+fn inner(check: &Check, d_u: &Tensor, tokens: usize, width: usize, others: Dtype) -> Result<bool, CudaError> {
+    check.shape("d_u", d_u, tokens, width)?;
+    if d_u.dtype() == Dtype::F32 {
+        return Ok(false);
+    }
+    check.dtype("d_u", d_u, Dtype::Bf16)?;
+    let fits = others == Dtype::Bf16 && d_u.is_aligned(4);
+    check.that(fits, || format!("d_u in bfloat16, the rest in {others:?}"))?;
+    Ok(true)
 }
 
 fn masks(

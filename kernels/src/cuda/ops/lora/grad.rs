@@ -1,8 +1,9 @@
-//! Gradients of adapters: `lora_grad.cu` on tensor cores, `lora_plain.cu` otherwise.
+//! Gradients of the factors of adapters: `lora_grad.cu` on tensor cores, `lora_plain.cu` otherwise.
 
+use super::input::{SwiGlu, swiglu_args};
 use super::{
-    Dropout, RANKS, THREADS, columns, down_weights, each, flops, masking, masks, on_tensor_cores,
-    scalars_fit, stat, up_weights, weights,
+    Dropout, INPUT_SOURCE, RANKS, THREADS, columns, each, flops, inner, masking, masks, scalars_fit, stat,
+    up_weights, weights,
 };
 use crate::cuda::compile::Source;
 use crate::cuda::launch::{Args, Grid, Launch};
@@ -16,17 +17,18 @@ pub static GRAD_SOURCE: Source =
 pub static PLAIN_SOURCE: Source =
     Source { name: "lora_plain.cu", text: include_str!("../../../../lora_plain.cu") };
 
-/// Columns of a stage of the kernel that reads `d_y`, and tokens of it.
+/// Columns of a block of the kernel that reads `d_y`, and tokens of a stage of it.
 const UP_COLS: usize = 256;
 const UP_TOKENS: usize = 64;
 const UP_THREADS: usize = 128;
+/// Blocks that it wants.
+const UP_BLOCKS: usize = 264;
 /// Features of a block of the kernel that reads `x`.
 const DOWN_COLS: usize = 64;
 const DOWN_THREADS: usize = 128;
-/// Tokens and features of a warp of the kernel that adds to `d_x`.
-const INPUT_TOKENS: usize = 128;
-const INPUT_COLS: usize = 32;
-const INPUT_WARPS: usize = 4;
+/// Features of a block of the kernel inside of SwiGLU's gradient, and its threads.
+const SWIGLU_COLS: usize = 64;
+const SWIGLU_THREADS: usize = 128;
 /// Parts of the scratch memory start at multiples of this.
 const ALIGN: usize = 256;
 
@@ -35,15 +37,19 @@ const ALIGN: usize = 256;
 pub struct Params<'a> {
     /// `T x K`.
     pub x: &'a Tensor,
+    pub outer: Outer<'a>,
+}
+
+/// The same without the input.
+#[derive(Debug, Clone, Copy)]
+pub struct Outer<'a> {
     /// `T x (n r)` float32, of the way forward.
     pub u: &'a Tensor,
     /// `T x N`, of the type of `x`.
     pub d_y: &'a Tensor,
-    /// `N_m x r` each, of the type of `x`.
-    pub b: &'a [Tensor],
     /// Start and `N_m` of each module in `d_y`.
     pub cols: &'a [(usize, usize)],
-    /// `T x (n r)` float32, written.
+    /// `T x (n r)`: bfloat16 takes the kernels on tensor cores, float32 the plain ones.
     pub d_u: &'a Tensor,
     /// `r x K` float32 each, added to.
     pub d_a: &'a [Tensor],
@@ -53,7 +59,7 @@ pub struct Params<'a> {
     pub scratch: &'a Tensor,
 }
 
-/// How tokens are cut into slices: depends on their number alone.
+/// How tokens are cut into slices: depends on shapes alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Slices {
     count: usize,
@@ -61,49 +67,91 @@ struct Slices {
 }
 
 impl Slices {
-    fn of(tokens: usize) -> Self {
+    /// At most `most` slices, a multiple of `unit` tokens each.
+    fn at_most(tokens: usize, most: usize, unit: usize) -> Self {
+        let size = tokens.div_ceil(most).next_multiple_of(unit).max(unit);
+        Slices { count: tokens.div_ceil(size), tokens: size }
+    }
+
+    /// Of the sums of `d_A`.
+    fn of_a(tokens: usize) -> Self {
         let most = match tokens {
             0..=4096 => 16,
             4097..=8192 => 32,
             _ => 64,
         };
-        let size = tokens.div_ceil(most).next_multiple_of(UP_TOKENS).max(UP_TOKENS);
-        Slices { count: tokens.div_ceil(size), tokens: size }
+        Self::at_most(tokens, most, UP_TOKENS)
+    }
+
+    /// Of the sums of `d_B`: few where many columns make enough blocks.
+    fn of_b(tokens: usize, cols: &[(usize, usize)]) -> Self {
+        Self::at_most(tokens, UP_BLOCKS.div_ceil(tiles(cols).max(1)).min(64), UP_TOKENS)
+    }
+
+    /// Of the sums of `d_A` inside of SwiGLU's gradient.
+    fn of_swiglu(tokens: usize) -> Self {
+        Self::at_most(tokens, 16, 64)
     }
 }
 
-/// Stages side by side in a block of the kernel that reads `d_y`: the wider, the fewer partial sums of `d_u`.
-fn halves(cols: &[(usize, usize)]) -> usize {
-    if cols.iter().any(|c| c.1 >= 2048) { 2 } else { 1 }
-}
-
 fn tiles(cols: &[(usize, usize)]) -> usize {
-    cols.iter().map(|c| c.1.div_ceil(UP_COLS * halves(cols))).sum()
+    cols.iter().map(|c| c.1.div_ceil(UP_COLS)).sum()
 }
 
 fn total(cols: &[(usize, usize)]) -> usize {
     cols.iter().map(|c| c.1).sum()
 }
 
-/// Words of [`Parts`].
-fn parts(tokens: usize, features: usize, rank: usize, cols: &[(usize, usize)]) -> [usize; 4] {
-    let Slices { count: slices, tokens: slice } = Slices::of(tokens);
-    [
-        tiles(cols) * tokens * rank,
-        cols.len() * rank.next_multiple_of(RANKS) * slices * slice / 2,
-        slices * cols.len() * rank * features,
-        slices * total(cols) * rank,
-    ]
+/// Words of the partial sums of `d_A` and `d_B`.
+fn parts(tokens: usize, features: usize, rank: usize, cols: &[(usize, usize)]) -> [usize; 2] {
+    let slices_a = Slices::of_a(tokens).count.max(Slices::of_swiglu(tokens).count);
+    let slices_b = Slices::of_b(tokens, cols).count;
+    [slices_a * cols.len() * rank * features, slices_b * total(cols) * rank]
 }
 
-/// Bytes of scratch memory that [`grad_params`] needs; `cols`: start and `N_m` of each module.
+/// Bytes of scratch memory that [`grad_params`] and [`grad_swiglu`] need; `cols`: start and `N_m` of each module.
 #[must_use]
 pub fn scratch_bytes(tokens: usize, features: usize, rank: usize, cols: &[(usize, usize)]) -> usize {
     parts(tokens, features, rank, cols).iter().map(|count| (4 * count).next_multiple_of(ALIGN)).sum()
 }
 
-/// `d_u_m = lora_scale d_y_m B_m`, `d_B_m += lora_scale d_y_m^T u_m`, `d_A_m += d_u_m^T drop_m(x)`: pieces of work to run in
-/// this order. Sums over tokens go over slices whose number depends on `T` alone, then over the slices in order.
+/// Whether the kernels on tensor cores take adapters of this shape, with rows at multiples of 16 bytes.
+#[must_use]
+pub fn takes(features: usize, rank: usize, cols: &[(usize, usize)]) -> bool {
+    let eights = cols.iter().all(|c| c.0.is_multiple_of(8) && c.1.is_multiple_of(8));
+    features.is_multiple_of(8) && rank.is_multiple_of(2) && eights
+}
+
+/// `d_u_m = lora_scale d_y_m B_m` by plain loops; `d_y`: `T x N`, `d_u`: `T x (n r)` float32, `cols`: start and `N_m` of each
+/// module in `d_y`.
+///
+/// # Errors
+/// When shapes or types do not fit.
+pub fn grad_inner(
+    d_y: &Tensor,
+    b: &[Tensor],
+    cols: &[(usize, usize)],
+    d_u: &Tensor,
+    scalars: &Tensor,
+) -> Result<Work, CudaError> {
+    let check = Check::new("lora_grad_u");
+    check.float("d_y", d_y)?;
+    let rank = up_weights(&check, b, cols, d_y.cols(), Some(d_y.dtype()))?;
+    stat(&check, "d_u", d_u, d_y.rows(), b.len() * rank)?;
+    scalars_fit(&check, scalars)?;
+    let args = each(Args::new().tensor(d_y).int(d_y.pitch()), b).tensor(d_u).int(d_u.pitch());
+    let args = columns(args, cols).int(rank).tensor(scalars);
+    let grid = Grid { blocks: [d_y.rows(), b.len(), 1], threads: THREADS, shared: 0 };
+    let cost = Cost {
+        flops: flops(d_y.rows(), total(cols), rank),
+        bytes: (d_y.rows() * total(cols) * d_y.dtype().bytes()) as f64 + bytes(&[d_u]) + weights(b),
+    };
+    let name = format!("lora_grad_u_{}", d_y.dtype().suffix());
+    Launch::prepare(d_y.memory().gpu(), &PLAIN_SOURCE, name, grid, args, cost)
+}
+
+/// `d_B_m += lora_scale d_y_m^T u_m`, `d_A_m += d_u_m^T drop_m(x)`: pieces of work to run in this order. Sums over tokens go
+/// over slices whose number depends on shapes alone, then over the slices in order.
 ///
 /// # Errors
 /// When shapes or types do not fit, or the scratch memory is too small.
@@ -113,71 +161,83 @@ pub fn grad_params(
     scalars: &Tensor,
 ) -> Result<Vec<Work>, CudaError> {
     let check = Check::new("lora_grad_params");
-    let job = Job::new(&check, p, dropout, scalars)?;
-    let fast = on_tensor_cores(p.x, &[])
-        && job.rank.is_multiple_of(2)
-        && p.d_y.is_aligned(16)
-        && p.cols.iter().all(|c| c.0.is_multiple_of(8) && c.1.is_multiple_of(8))
-        && (!job.rank.is_multiple_of(8) || p.b.iter().all(|b| b.is_aligned(16)));
-    let mut works = if fast {
-        vec![job.up_mma()?, job.sum_u()?, job.down_mma()?]
-    } else {
-        vec![job.plain_u()?, job.plain_b()?, job.plain_a()?]
-    };
-    works.push(job.sum()?);
-    Ok(works)
+    check.float("x", p.x)?;
+    let job = Job::new(&check, &p.outer, (p.x.rows(), p.x.cols(), p.x.dtype()), dropout, scalars)?;
+    let slices = Slices::of_a(p.x.rows());
+    if job.fast {
+        check.that(p.x.is_aligned(16), || "rows of x do not start at multiples of 16 bytes".to_owned())?;
+        return Ok(vec![job.up_mma()?, job.down_mma(p.x, slices)?, job.sum(slices)?]);
+    }
+    Ok(vec![job.plain_b()?, job.plain_a(p.x, slices)?, job.sum(slices)?])
 }
 
-/// The scratch memory.
+/// The backward of `silu(gate) up` with an adapter on its output `h`, all in one pass: `d_h' = d_h + drop(d_u A)`, gradients of
+/// gate and up from it, `d_A += d_u^T drop(h)`; and `d_B += lora_scale d_y^T u`. Pieces of work to run in this order.
+///
+/// # Errors
+/// When shapes or types do not fit, the rank is odd or above 16, or the scratch memory is too small.
+pub fn grad_swiglu(
+    outer: &Outer<'_>,
+    swiglu: &SwiGlu<'_>,
+    dropout: Option<&Dropout<'_>>,
+    scalars: &Tensor,
+) -> Result<Vec<Work>, CudaError> {
+    let check = Check::new("lora_grad_swiglu");
+    let d_h = swiglu.d_h;
+    let job = Job::new(&check, outer, (d_h.rows(), d_h.cols(), d_h.dtype()), dropout, scalars)?;
+    check.that(job.fast && job.rank <= RANKS && job.modules() == 1, || {
+        format!("{} modules of rank {}, d_u of {:?}", job.modules(), job.rank, outer.d_u.dtype())
+    })?;
+    let slices = Slices::of_swiglu(d_h.rows());
+    Ok(vec![job.swiglu(&check, swiglu, slices)?, job.up_mma()?, job.sum(slices)?])
+}
+
+/// The scratch memory: partial sums.
 struct Parts {
-    /// Partial sums of `d_u`.
-    u: Tensor,
-    /// `d_u` transposed, in bfloat16.
-    left: Tensor,
-    /// Partial sums of `d_A` and `d_B`.
     a: Tensor,
     b: Tensor,
 }
 
-/// Checked operands of [`grad_params`].
+/// Checked operands.
 struct Job<'a> {
-    p: &'a Params<'a>,
+    p: &'a Outer<'a>,
     dropout: Option<&'a Dropout<'a>>,
     scalars: &'a Tensor,
+    tokens: usize,
+    features: usize,
     rank: usize,
-    slices: Slices,
+    fast: bool,
+    slices_b: Slices,
     parts: Parts,
 }
 
 impl<'a> Job<'a> {
     fn new(
         check: &Check,
-        p: &'a Params<'a>,
+        p: &'a Outer<'a>,
+        (tokens, features, dtype): (usize, usize, Dtype),
         dropout: Option<&'a Dropout<'a>>,
         scalars: &'a Tensor,
     ) -> Result<Self, CudaError> {
-        check.float("x", p.x)?;
-        let (tokens, features) = (p.x.rows(), p.x.cols());
         check.shape("d_y", p.d_y, tokens, p.d_y.cols())?;
-        check.dtype("d_y", p.d_y, p.x.dtype())?;
-        let rank = up_weights(check, p.b, p.cols, p.d_y.cols(), Some(p.x.dtype()))?;
-        let modules = p.b.len();
+        check.dtype("d_y", p.d_y, dtype)?;
+        let rank = up_weights(check, p.d_b, p.cols, p.d_y.cols(), Some(Dtype::F32))?;
+        let modules = p.d_b.len();
         stat(check, "u", p.u, tokens, modules * rank)?;
-        stat(check, "d_u", p.d_u, tokens, modules * rank)?;
-        let gradients = [p.d_a.len(), p.d_b.len()];
-        check.that(gradients == [modules; 2], || {
-            format!("gradients of {gradients:?} factors for {modules} modules")
-        })?;
-        for (m, (d_a, d_b)) in p.d_a.iter().zip(p.d_b).enumerate() {
+        let fast = inner(check, p.d_u, tokens, modules * rank, dtype)?;
+        check.that(p.d_a.len() == modules, || format!("{} gradients of A for {modules}", p.d_a.len()))?;
+        for d_a in p.d_a {
             stat(check, "d_a", d_a, rank, features)?;
-            stat(check, "d_b", d_b, p.cols[m].1, rank)?;
             check.dense("d_a", d_a)?;
-            check.dense("d_b", d_b)?;
         }
+        check.that(!fast || (takes(features, rank, p.cols) && p.d_y.is_aligned(16)), || {
+            format!("tensor cores don't take {features} features, rank {rank}, columns {:?}", p.cols)
+        })?;
         masks(check, dropout, modules, tokens)?;
         scalars_fit(check, scalars)?;
-        let parts = scratch(check, p, rank)?;
-        Ok(Job { p, dropout, scalars, rank, slices: Slices::of(tokens), parts })
+        let parts = scratch(check, p, (tokens, features, rank))?;
+        let slices_b = Slices::of_b(tokens, p.cols);
+        Ok(Job { p, dropout, scalars, tokens, features, rank, fast, slices_b, parts })
     }
 
     fn prepare(
@@ -188,53 +248,35 @@ impl<'a> Job<'a> {
         args: Args,
         cost: Cost,
     ) -> Result<Work, CudaError> {
-        Launch::prepare(self.p.x.memory().gpu(), source, name, grid, args, cost)
+        Launch::prepare(self.p.d_y.memory().gpu(), source, name, grid, args, cost)
     }
 
     fn modules(&self) -> usize {
-        self.p.b.len()
+        self.p.d_b.len()
     }
 
     /// The plain kernels of this type.
     fn plain(&self, name: &str) -> String {
-        format!("{name}_{}", self.p.x.dtype().suffix())
+        format!("{name}_{}", self.p.d_y.dtype().suffix())
     }
 
-    /// `d_u` by column tiles and `d_B` by slices, `d_y` read once.
     fn up_mma(&self) -> Result<Work, CudaError> {
-        let Params { u, d_y, b, cols, .. } = *self.p;
-        let halves = halves(cols);
-        let args = each(Args::new().tensor(d_y).int(d_y.pitch()).tensor(u).int(u.pitch()), b);
-        let args = columns(args.tensor(&self.parts.u).tensor(&self.parts.b), cols);
-        let args = args.int(d_y.rows()).int(self.slices.tokens).int(self.rank).int(halves);
-        let blocks = [tiles(cols), self.slices.count, self.rank.div_ceil(RANKS)];
-        let stages = 2 * UP_TOKENS * UP_COLS * 2;
-        let shared = stages + (UP_TOKENS + halves * UP_COLS) * RANKS * 2;
+        let Outer { u, d_y, cols, .. } = *self.p;
+        let args = Args::new().tensor(d_y).int(d_y.pitch()).tensor(u).int(u.pitch());
+        let args = columns(args.tensor(&self.parts.b), cols);
+        let args = args.int(self.tokens).int(self.slices_b.tokens).int(self.rank);
+        let blocks = [tiles(cols), self.slices_b.count, self.rank.div_ceil(RANKS)];
+        let shared = 2 * UP_TOKENS * UP_COLS * 2 + UP_TOKENS * RANKS * 2;
         let grid = Grid { blocks, threads: UP_THREADS, shared };
-        self.prepare(&GRAD_SOURCE, "lora_grad_up_mma", grid, args, self.up_cost(2.0))
+        self.prepare(&GRAD_SOURCE, "lora_grad_up_mma", grid, args, self.up_cost())
     }
 
-    /// `products` of `d_y` with something of rank `r`.
-    fn up_cost(&self, products: f64) -> Cost {
-        let Params { d_y, b, u, cols, .. } = *self.p;
-        let read = (d_y.rows() * total(cols) * d_y.dtype().bytes()) as f64;
-        Cost {
-            flops: products * flops(d_y.rows(), total(cols), self.rank),
-            bytes: read + bytes(&[u, &self.parts.b]) + weights(b),
-        }
-    }
-
-    fn sum_u(&self) -> Result<Work, CudaError> {
-        let Params { d_u, cols, .. } = *self.p;
-        let Parts { u, left, .. } = &self.parts;
-        let args = Args::new().tensor(u).tensor(d_u).int(d_u.pitch()).tensor(left);
-        let args = columns(args, cols).int(d_u.rows()).int(self.rank);
-        let args = args.int(halves(cols)).tensor(self.scalars);
-        let Slices { count, tokens } = self.slices;
-        let blocks = [count * tokens / UP_TOKENS, self.items(), 1];
-        let grid = Grid { blocks, threads: THREADS, shared: 0 };
-        let cost = Cost { flops: u.cols() as f64, bytes: bytes(&[u, d_u, left]) };
-        self.prepare(&GRAD_SOURCE, "lora_sum_u", grid, args, cost)
+    /// Of the product of `d_y` with `u`.
+    fn up_cost(&self) -> Cost {
+        let Outer { d_y, u, cols, .. } = *self.p;
+        let read = (self.tokens * total(cols) * d_y.dtype().bytes()) as f64;
+        let part = (self.slices_b.count * total(cols) * self.rank * 4) as f64;
+        Cost { flops: flops(self.tokens, total(cols), self.rank), bytes: read + bytes(&[u]) + part }
     }
 
     /// Modules times groups of 16 ranks.
@@ -242,122 +284,98 @@ impl<'a> Job<'a> {
         self.modules() * self.rank.div_ceil(RANKS)
     }
 
-    fn down_args(&self, left: Args) -> Args {
-        let args = left.tensor(&self.parts.a).int(self.modules());
-        let args = args.int(self.p.x.rows()).int(self.slices.tokens);
-        masking(args.int(self.p.x.cols()).int(self.rank), self.dropout).tensor(self.scalars)
+    fn down_args(&self, x: &Tensor, slices: Slices) -> Args {
+        let d_u = self.p.d_u;
+        let args = Args::new().tensor(x).int(x.pitch()).tensor(d_u).int(d_u.pitch());
+        let args = args.tensor(&self.parts.a).int(self.modules()).int(self.tokens).int(slices.tokens);
+        masking(args.int(self.features).int(self.rank), self.dropout).tensor(self.scalars)
     }
 
-    fn down_cost(&self) -> Cost {
-        let Params { x, d_u, .. } = *self.p;
-        Cost { flops: flops(x.rows(), d_u.cols(), x.cols()), bytes: bytes(&[x, d_u, &self.parts.a]) }
+    fn down_cost(&self, x: &Tensor, slices: Slices) -> Cost {
+        let d_u = self.p.d_u;
+        let part = (slices.count * d_u.cols() * self.features * 4) as f64;
+        Cost { flops: flops(self.tokens, d_u.cols(), self.features), bytes: bytes(&[x, d_u]) + part }
     }
 
-    fn down_mma(&self) -> Result<Work, CudaError> {
-        let x = self.p.x;
-        let args = self.down_args(Args::new().tensor(x).int(x.pitch()).tensor(&self.parts.left));
-        let blocks = [self.items(), self.slices.count, x.cols().div_ceil(DOWN_COLS)];
+    fn down_mma(&self, x: &Tensor, slices: Slices) -> Result<Work, CudaError> {
+        let blocks = [self.items(), slices.count, self.features.div_ceil(DOWN_COLS)];
         let grid = Grid { blocks, threads: DOWN_THREADS, shared: 0 };
-        self.prepare(&GRAD_SOURCE, "lora_grad_down_mma", grid, args, self.down_cost())
+        let args = self.down_args(x, slices);
+        self.prepare(&GRAD_SOURCE, "lora_grad_down_mma", grid, args, self.down_cost(x, slices))
     }
 
-    fn plain_u(&self) -> Result<Work, CudaError> {
-        let Params { d_y, b, d_u, cols, .. } = *self.p;
-        let args = each(Args::new().tensor(d_y).int(d_y.pitch()), b).tensor(d_u).int(d_u.pitch());
-        let args = columns(args, cols).int(self.rank).tensor(self.scalars);
-        let grid = Grid { blocks: [d_y.rows(), self.modules(), 1], threads: THREADS, shared: 0 };
-        self.prepare(&PLAIN_SOURCE, self.plain("lora_grad_u"), grid, args, self.up_cost(1.0))
+    fn swiglu(&self, check: &Check, swiglu: &SwiGlu<'_>, slices: Slices) -> Result<Work, CudaError> {
+        let d_u = self.p.d_u;
+        let args = swiglu_args(check, swiglu, self.rank)?.tensor(d_u).int(d_u.pitch());
+        let args = args.tensor(swiglu.a).tensor(&self.parts.a).int(self.tokens).int(slices.tokens);
+        let args = masking(args.int(self.features).int(self.rank), self.dropout).tensor(self.scalars);
+        let blocks = [self.features.div_ceil(SWIGLU_COLS), slices.count, 1];
+        let grid = Grid { blocks, threads: SWIGLU_THREADS, shared: 0 };
+        let part = (slices.count * self.rank * self.features * 4) as f64;
+        let cost = Cost {
+            flops: 12.0 * (self.tokens * self.features) as f64
+                + 2.0 * flops(self.tokens, self.rank, self.features),
+            bytes: bytes(&[swiglu.gate_up, swiglu.d_h, swiglu.d_gate_up, d_u]) + part,
+        };
+        self.prepare(&INPUT_SOURCE, "lora_grad_swiglu_mma", grid, args, cost)
     }
 
     fn plain_b(&self) -> Result<Work, CudaError> {
-        let Params { d_y, u, cols, .. } = *self.p;
+        let Outer { d_y, u, cols, .. } = *self.p;
         let args = Args::new().tensor(d_y).int(d_y.pitch()).tensor(u).int(u.pitch());
         let args = columns(args.tensor(&self.parts.b), cols);
-        let args = args.int(d_y.rows()).int(self.slices.tokens).int(self.rank);
+        let args = args.int(self.tokens).int(self.slices_b.tokens).int(self.rank);
         let most = cols.iter().map(|c| c.1).max().unwrap_or(0);
-        let blocks = [most.div_ceil(32), self.slices.count, self.modules()];
+        let blocks = [most.div_ceil(32), self.slices_b.count, self.modules()];
         let grid = Grid { blocks, threads: THREADS, shared: 0 };
-        self.prepare(&PLAIN_SOURCE, self.plain("lora_grad_b"), grid, args, self.up_cost(1.0))
+        self.prepare(&PLAIN_SOURCE, self.plain("lora_grad_b"), grid, args, self.up_cost())
     }
 
-    fn plain_a(&self) -> Result<Work, CudaError> {
-        let Params { x, d_u, .. } = *self.p;
-        let args = Args::new().tensor(x).int(x.pitch()).tensor(d_u).int(d_u.pitch());
-        let args = self.down_args(args);
-        let blocks = [self.p.x.cols().div_ceil(32), self.slices.count, self.modules()];
+    fn plain_a(&self, x: &Tensor, slices: Slices) -> Result<Work, CudaError> {
+        let blocks = [self.features.div_ceil(32), slices.count, self.modules()];
         let grid = Grid { blocks, threads: THREADS, shared: 0 };
-        self.prepare(&PLAIN_SOURCE, self.plain("lora_grad_a"), grid, args, self.down_cost())
+        let args = self.down_args(x, slices);
+        self.prepare(&PLAIN_SOURCE, self.plain("lora_grad_a"), grid, args, self.down_cost(x, slices))
     }
 
     /// `d_A` and `d_B` from their slices.
-    fn sum(&self) -> Result<Work, CudaError> {
-        let Params { x, cols, d_a, d_b, .. } = *self.p;
-        let Parts { a: part_a, b: part_b, .. } = &self.parts;
+    fn sum(&self, slices_a: Slices) -> Result<Work, CudaError> {
+        let Outer { cols, d_a, d_b, .. } = *self.p;
+        let Parts { a: part_a, b: part_b } = &self.parts;
         let args = each(each(Args::new().tensor(part_a).tensor(part_b), d_a), d_b);
-        let args = columns(args, cols).int(self.modules()).int(self.slices.count).int(x.cols());
-        let args = args.int(self.rank).int(usize::from(self.dropout.is_some())).tensor(self.scalars);
-        let most = cols.iter().map(|c| c.1).max().unwrap_or(0).max(x.cols()) * self.rank;
+        let args = columns(args, cols).int(self.modules()).int(slices_a.count).int(self.slices_b.count);
+        let args = args.int(self.features).int(self.rank);
+        let args = args.int(usize::from(self.dropout.is_some())).tensor(self.scalars);
+        let most = cols.iter().map(|c| c.1).max().unwrap_or(0).max(self.features) * self.rank;
         let blocks = [most.div_ceil(THREADS), 2 * self.modules(), 1];
         let grid = Grid { blocks, threads: THREADS, shared: 0 };
-        let cost = Cost {
-            flops: (part_a.cols() + part_b.cols()) as f64,
-            bytes: bytes(&[part_a, part_b]) + 2.0 * (weights(d_a) + weights(d_b)),
-        };
+        let numbers = slices_a.count * self.modules() * self.rank * self.features
+            + self.slices_b.count * total(cols) * self.rank;
+        let cost =
+            Cost { flops: numbers as f64, bytes: 4.0 * numbers as f64 + 2.0 * (weights(d_a) + weights(d_b)) };
         self.prepare(&GRAD_SOURCE, "lora_sum", grid, args, cost)
     }
 }
 
 /// The parts of the scratch memory.
-fn scratch(check: &Check, p: &Params<'_>, rank: usize) -> Result<Parts, CudaError> {
-    let (tokens, features, given) = (p.x.rows(), p.x.cols(), p.scratch);
+fn scratch(
+    check: &Check,
+    p: &Outer<'_>,
+    (tokens, features, rank): (usize, usize, usize),
+) -> Result<Parts, CudaError> {
+    let given = p.scratch;
     check.dense("scratch", given)?;
     let found = given.rows() * given.cols() * given.dtype().bytes();
     let needed = scratch_bytes(tokens, features, rank, p.cols);
     let fits = found >= needed && given.pointer().is_multiple_of(16);
     check.that(fits, || format!("scratch has {found} bytes, not {needed} at a multiple of 16"))?;
     let mut offset = given.offset();
-    let [u, left, a, b] = parts(tokens, features, rank, p.cols).map(|count| {
+    let [a, b] = parts(tokens, features, rank, p.cols).map(|count| {
         let start = offset;
         offset += (4 * count).next_multiple_of(ALIGN);
         given.memory().tensor(start, (1, count), count, Dtype::F32)
     });
-    Ok(Parts { u: u?, left: left?, a: a?, b: b? })
-}
-
-/// `d_x += sum over modules of drop_m(d_u_m A_m)`; `d_x`: `T x K`, read and written once.
-///
-/// # Errors
-/// When shapes or types do not fit.
-pub fn grad_input(
-    d_u: &Tensor,
-    a: &[Tensor],
-    d_x: &Tensor,
-    dropout: Option<&Dropout<'_>>,
-    scalars: &Tensor,
-) -> Result<Work, CudaError> {
-    let check = Check::new("lora_grad_input");
-    let rank = down_weights(&check, d_x, a)?;
-    stat(&check, "d_u", d_u, d_x.rows(), a.len() * rank)?;
-    masks(&check, dropout, a.len(), d_x.rows())?;
-    scalars_fit(&check, scalars)?;
-    let args = each(Args::new().tensor(d_u).int(d_u.pitch()), a).tensor(d_x).int(d_x.pitch());
-    let pairs = rank.is_multiple_of(2) && d_u.is_aligned(8);
-    let (source, name, grid, args) = if on_tensor_cores(d_x, a) && pairs {
-        let items = d_x.cols().div_ceil(INPUT_COLS) * d_x.rows().div_ceil(INPUT_TOKENS);
-        let grid = Grid::line(items.div_ceil(INPUT_WARPS), 32 * INPUT_WARPS);
-        (&GRAD_SOURCE, format!("lora_grad_input_mma_{}", a.len()), grid, args.int(d_x.rows()))
-    } else {
-        let blocks = [d_x.rows(), d_x.cols().div_ceil(THREADS), 1];
-        let grid = Grid { blocks, threads: THREADS, shared: 0 };
-        let name = format!("lora_grad_input_{}", d_x.dtype().suffix());
-        (&PLAIN_SOURCE, name, grid, args.int(a.len()))
-    };
-    let args = masking(args.int(d_x.cols()).int(rank), dropout).tensor(scalars);
-    let cost = Cost {
-        flops: flops(d_x.rows(), d_u.cols(), d_x.cols()),
-        bytes: 2.0 * bytes(&[d_x]) + bytes(&[d_u]) + weights(a),
-    };
-    Launch::prepare(d_x.memory().gpu(), source, name, grid, args, cost)
+    Ok(Parts { a: a?, b: b? })
 }
 
 #[cfg(test)]
@@ -366,19 +384,30 @@ mod tests {
 
     #[test]
     fn slices_cover_every_token_and_are_at_most_64() {
+        let narrow = [(0, 8)];
         for tokens in [0, 1, 63, 64, 65, 1000, 4096, 4097, 8192, 8193, 65_536] {
-            let slices = Slices::of(tokens);
-            assert!(slices.count <= 64 && slices.tokens.is_multiple_of(UP_TOKENS), "{tokens}: {slices:?}");
-            assert!(slices.count * slices.tokens >= tokens, "{tokens}: {slices:?}");
-            assert!(slices.count == 0 || (slices.count - 1) * slices.tokens < tokens, "{tokens}: {slices:?}");
+            let all = [Slices::of_a(tokens), Slices::of_b(tokens, &narrow), Slices::of_swiglu(tokens)];
+            for slices in all {
+                assert!(
+                    slices.count <= 64 && slices.tokens.is_multiple_of(UP_TOKENS),
+                    "{tokens}: {slices:?}"
+                );
+                assert!(slices.count * slices.tokens >= tokens, "{tokens}: {slices:?}");
+                assert!(
+                    slices.count == 0 || (slices.count - 1) * slices.tokens < tokens,
+                    "{tokens}: {slices:?}"
+                );
+            }
         }
-        assert_eq!(Slices::of(8192), Slices { count: 32, tokens: 256 });
+        assert_eq!(Slices::of_a(8192), Slices { count: 32, tokens: 256 });
+        assert_eq!(Slices::of_b(8192, &[(0, 4864), (4864, 4864)]), Slices { count: 7, tokens: 1216 });
+        assert_eq!(Slices::of_swiglu(8192), Slices { count: 16, tokens: 512 });
     }
 
     #[test]
     fn scratch_holds_all_partial_sums() {
-        // 4 + 1 tiles of 256 columns, 16 slices of 64 tokens.
-        let needed = 4 * (5 * 1000 * 16 + 2 * 16 * 1024 / 2 + 16 * 2 * 16 * 96 + 16 * 1032 * 16);
+        // 16 slices of 64 tokens; d_B wants 264 / 5 slices of its 4 + 1 tiles and gets the 16 that there are.
+        let needed = 4 * (16 * 2 * 16 * 96 + 16 * 1032 * 16);
         assert_eq!(scratch_bytes(1000, 96, 16, &[(0, 1024), (1024, 8)]), needed);
     }
 }

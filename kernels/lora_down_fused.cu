@@ -1,0 +1,241 @@
+// The way forward of adapters inside of the operation that makes their input, on tensor cores (bfloat16).
+//
+//   swiglu: h = silu(gate) up as in elementwise.cu, u = drop(h) A^T
+//   norm: n = x rstd weight as in rms_norm.cu, u_m = drop_m(n) A_m^T
+//
+// | tensor    | shape                     | type                                    |
+// | gate_up   | T x 2K                    | bfloat16                                |
+// | x, h, n   | T x K                     | bfloat16                                |
+// | weight    | K                         | bfloat16                                |
+// | rstd      | T x 1                     | float32                                 |
+// | A_m       | r x K                     | bfloat16                                |
+// | u         | T x (n r)                 | float32                                 |
+// | augmented | T x P, behind h or n      | bfloat16(u), then zeros                 |
+//
+// A block of 8 warps takes 16 tokens, a warp every eighth chunk of 32 features. Lane (g, t) takes features 8 t .. 8 t + 8 of a
+// chunk for tokens g and g + 8, as in lora.cu. The warps' partial sums are added in order. norm: up to 1,024 features, which
+// stay in registers. r up to 16. Tolerance: 1e-2 of the largest magnitude; masks exact.
+
+#include "lora.cuh"
+#include "mma.cuh"
+
+constexpr int WARPS = 8, TOKENS = 16, CHUNKS = 4;
+
+struct Target {
+    float* u;
+    int u_pitch;
+    bf16* augmented;
+    int augmented_pitch, augmented_cols;
+    int tokens, features, rank;
+};
+
+// acc[ranks 0-7, 8-15] += 16 tokens x 32 features of one module.
+__device__ inline void add_chunk(float (&acc)[2][4], const uint4& upper, const uint4& lower, const uint4& low, const uint4& high) {
+    mma_bf16(acc[0], {upper.x, lower.x, upper.y, lower.y}, {low.x, low.y});
+    mma_bf16(acc[1], {upper.x, lower.x, upper.y, lower.y}, {high.x, high.y});
+    mma_bf16(acc[0], {upper.z, lower.z, upper.w, lower.w}, {low.z, low.w});
+    mma_bf16(acc[1], {upper.z, lower.z, upper.w, lower.w}, {high.z, high.w});
+}
+
+__device__ inline void load_a(uint4& low, uint4& high, const bf16* a, const Target& p, int feature) {
+    int g = threadIdx.x % WARP / 4;
+    bool inside = feature < p.features;
+    low = load_16(a + (u64)g * p.features + feature, inside && g < p.rank);
+    high = load_16(a + (u64)(g + 8) * p.features + feature, inside && g + 8 < p.rank);
+}
+
+// Adds the warps' sums in order and writes them, and zeros into the columns that no module owns.
+template <int N>
+__device__ void store_u(const float (&acc)[N][2][4], const Target& p, float scale) {
+    __shared__ float parts[WARPS][TOKENS][RANKS + 8];
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, g = lane / 4, t = lane % 4, token0 = blockIdx.x * TOKENS;
+#pragma unroll
+    for (int m = 0; m < N; ++m) {
+        __syncthreads();
+#pragma unroll
+        for (int i = 0; i < 8; ++i) parts[warp][g + 8 * (i % 4 / 2)][i / 4 * 8 + 2 * t + i % 2] = acc[m][i / 4][i % 4];
+        __syncthreads();
+        int token = threadIdx.x / RANKS, rank = threadIdx.x % RANKS;
+        if (token0 + token >= p.tokens || rank >= p.rank) continue;
+        float sum = 0.0f;
+#pragma unroll
+        for (int w = 0; w < WARPS; ++w) sum += parts[w][token][rank];
+        sum *= scale;
+        int col = m * p.rank + rank;
+        p.u[(u64)(token0 + token) * p.u_pitch + col] = sum;
+        p.augmented[(u64)(token0 + token) * p.augmented_pitch + col] = from_float<bf16>(sum);
+    }
+    int free = p.augmented_cols - N * p.rank;
+    for (int i = threadIdx.x; i < TOKENS * free; i += WARPS * WARP) {
+        int token = token0 + i / free;
+        if (token >= p.tokens) break;
+        p.augmented[(u64)token * p.augmented_pitch + N * p.rank + i % free] = from_float<bf16>(0.0f);
+    }
+}
+
+__device__ inline uint4 swiglu_8(const uint4& gate, const uint4& up) {
+    u32 out[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+        float value[2];
+#pragma unroll
+        for (int k = 0; k < 2; ++k) {
+            float g = number(gate, 2 * j + k);
+            value[k] = g * __fdividef(1.0f, 1.0f + __expf(-g)) * number(up, 2 * j + k);
+        }
+        out[j] = pack_bf16(value[0], value[1]);
+    }
+    return make_uint4(out[0], out[1], out[2], out[3]);
+}
+
+extern "C" __global__ void __launch_bounds__(WARPS* WARP, 3)
+    lora_down_swiglu_mma(const bf16* gate_up, int gate_up_pitch, bf16* h, int h_pitch, const bf16* a, float* u, int u_pitch,
+                         bf16* augmented, int augmented_pitch, int augmented_cols, int tokens, int features, int rank,
+                         DROPOUT_PARAMETERS) {
+    Target p{u, u_pitch, augmented, augmented_pitch, augmented_cols, tokens, features, rank};
+    Dropout dropout = DROPOUT;
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, g = lane / 4, t = lane % 4, token = blockIdx.x * TOKENS + g;
+    auto load = [&](uint4(&v)[2][2], int feature) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            bool valid = feature < features && token + 8 * i < tokens;
+            const bf16* pair = gate_up + (u64)(token + 8 * i) * gate_up_pitch + feature;
+            v[0][i] = load_16(pair, valid);
+            v[1][i] = load_16(pair + features, valid);
+        }
+    };
+    uint4 next[2][2];
+    load(next, warp * 32 + 8 * t);
+    bool drop = drops(dropout, scalars);
+    u32 limit = drop ? scalars->drop_threshold << 16 : 0;
+    uint2 key = drop ? dropout_key(scalars, dropout.layer, dropout.modules.of[0]) : make_uint2(0, 0);
+    Token counters[2] = {};
+    if (drop) counters[0] = token_of(dropout, token, tokens), counters[1] = token_of(dropout, token + 8, tokens);
+    float acc[1][2][4] = {};
+    // All lanes of a warp leave together: its first feature decides.
+    for (int feature = warp * 32 + 8 * t; feature - 8 * t < features; feature += WARPS * 32) {
+        uint4 v[2][2] = {{next[0][0], next[0][1]}, {next[1][0], next[1][1]}}, low, high, out[2];
+        load(next, feature + WARPS * 32);
+        load_a(low, high, a, p, feature);
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            out[i] = swiglu_8(v[0][i], v[1][i]);
+            if (feature < features && token + 8 * i < tokens) {
+                *reinterpret_cast<uint4*>(h + (u64)(token + 8 * i) * h_pitch + feature) = out[i];
+            }
+        }
+        if (drop) {
+            uint4 bits[2];
+            draw(bits, counters, (u32)feature / 8, key);
+            out[0] = masked_8(out[0], bits[0], limit), out[1] = masked_8(out[1], bits[1], limit);
+        }
+        add_chunk(acc[0], out[0], out[1], low, high);
+    }
+    store_u<1>(acc, p, kept(dropout, scalars));
+}
+
+// Sum of squares over a token's row, for tokens g and g + 8 (i = 0, 1).
+__device__ inline void row_squares(float (&total)[2], const uint4 (&x)[CHUNKS][2]) {
+    __shared__ float parts[WARPS][TOKENS];
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, g = lane / 4;
+    float sum[2] = {};
+#pragma unroll
+    for (int c = 0; c < CHUNKS; ++c) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+#pragma unroll
+            for (int k = 0; k < 8; ++k) sum[i] += number(x[c][i], k) * number(x[c][i], k);
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+#pragma unroll
+        for (int delta = 1; delta < 4; delta *= 2) sum[i] += __shfl_xor_sync(0xFFFFFFFFu, sum[i], delta);
+        if (lane % 4 == 0) parts[warp][g + 8 * i] = sum[i];
+    }
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+        total[i] = 0.0f;
+#pragma unroll
+        for (int w = 0; w < WARPS; ++w) total[i] += parts[w][g + 8 * i];
+    }
+}
+
+// x becomes x r weight, rounded.
+__device__ inline uint4 norm_8(const uint4& x, const uint4& w, float r) {
+    u32 out[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+        out[j] = pack_bf16(number(x, 2 * j) * r * number(w, 2 * j), number(x, 2 * j + 1) * r * number(w, 2 * j + 1));
+    }
+    return make_uint4(out[0], out[1], out[2], out[3]);
+}
+
+template <int N>
+__device__ void norm_down(const bf16* x, int x_pitch, const bf16* weight, bf16* n, int n_pitch, float* rstd, float eps,
+                          const Each<const bf16*>& a, const Target& p, const Dropout& dropout, const StepScalars* scalars) {
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, g = lane / 4, t = lane % 4, token = blockIdx.x * TOKENS + g;
+    int first = warp * 32 + 8 * t;
+    uint4 v[CHUNKS][2];
+#pragma unroll
+    for (int c = 0; c < CHUNKS; ++c) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            int feature = first + c * WARPS * 32;
+            v[c][i] = load_16(x + (u64)(token + 8 * i) * x_pitch + feature, feature < p.features && token + 8 * i < p.tokens);
+        }
+    }
+    bool drop = drops(dropout, scalars);
+    u32 limit = drop ? scalars->drop_threshold << 16 : 0;
+    uint2 keys[N];
+    Token counters[2] = {};
+    if (drop) counters[0] = token_of(dropout, token, p.tokens), counters[1] = token_of(dropout, token + 8, p.tokens);
+#pragma unroll
+    for (int m = 0; m < N; ++m) keys[m] = drop ? dropout_key(scalars, dropout.layer, dropout.modules.of[m]) : make_uint2(0, 0);
+    float squares[2], r[2];
+    row_squares(squares, v);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+        r[i] = 1.0f / sqrtf(squares[i] / (float)p.features + eps);
+        if (warp == 0 && t == 0 && token + 8 * i < p.tokens) rstd[token + 8 * i] = r[i];
+    }
+    float acc[N][2][4] = {};
+#pragma unroll
+    for (int c = 0; c < CHUNKS; ++c) {
+        int feature = first + c * WARPS * 32;
+        if (feature - 8 * t >= p.features) continue;
+        uint4 w = load_16(weight + feature, feature < p.features);
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            v[c][i] = norm_8(v[c][i], w, r[i]);
+            if (feature < p.features && token + 8 * i < p.tokens) {
+                *reinterpret_cast<uint4*>(n + (u64)(token + 8 * i) * n_pitch + feature) = v[c][i];
+            }
+        }
+#pragma unroll
+        for (int m = 0; m < N; ++m) {
+            uint4 low, high, masked[2] = {v[c][0], v[c][1]};
+            load_a(low, high, a.of[m], p, feature);
+            if (drop) {
+                uint4 bits[2];
+                draw(bits, counters, (u32)feature / 8, opaque(keys[m]));
+                masked[0] = masked_8(masked[0], bits[0], limit), masked[1] = masked_8(masked[1], bits[1], limit);
+            }
+            add_chunk(acc[m], masked[0], masked[1], low, high);
+        }
+    }
+    store_u<N>(acc, p, kept(dropout, scalars));
+}
+
+#define DEFINE_NORM(N)                                                                                                      \
+    extern "C" __global__ void __launch_bounds__(WARPS* WARP, 2) lora_down_norm_mma_##N(                                  \
+        const bf16* x, int x_pitch, const bf16* weight, bf16* n, int n_pitch, float* rstd, float eps,                     \
+        EACH_PARAMETERS(const bf16*, a), float* u, int u_pitch, bf16* augmented, int augmented_pitch, int augmented_cols, \
+        int tokens, int features, int rank, DROPOUT_PARAMETERS) {                                                          \
+        Target p{u, u_pitch, augmented, augmented_pitch, augmented_cols, tokens, features, rank};                          \
+        norm_down<N>(x, x_pitch, weight, n, n_pitch, rstd, eps, EACH(const bf16*, a), p, DROPOUT, scalars);                \
+    }
+DEFINE_NORM(1)
+DEFINE_NORM(2)
+DEFINE_NORM(3)
