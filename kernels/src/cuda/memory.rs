@@ -327,7 +327,9 @@ impl Tensor {
         if self.is_dense() {
             return Ok(all);
         }
-        Ok(all.chunks(pitch).flat_map(|chunk| chunk[..row].iter().copied()).collect())
+        let mut rows = Vec::with_capacity(self.rows * row);
+        all.chunks(pitch).for_each(|chunk| rows.extend_from_slice(&chunk[..row]));
+        Ok(rows)
     }
 
     fn write_rows(&self, bytes: &[u8]) -> Result<(), CudaError> {
