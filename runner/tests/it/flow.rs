@@ -296,6 +296,14 @@ fn lock_verify_names_every_changed_field() {
         fs::write(&path, lock.replacen(from, to, 1)).unwrap();
         project.runner(&["lock", "verify"]).expect(5).says(field).says("1 field(s) differ");
     }
+    // Read as the output `txt` of a node, it would be this file.
+    project.write("outside/txt", "not of the experiment");
+    for name in ["../../../outside.txt", &project.path("outside.txt").display().to_string()] {
+        let planted = format!("checksums:\n  {name}: blake3:{}", "0".repeat(64));
+        fs::write(&path, lock.replacen("checksums:", &planted, 1)).unwrap();
+        let said = project.runner(&["lock", "verify"]).expect(5);
+        said.says(&format!("checksums.{name}: blake3:{} -> (absent)", "0".repeat(64)));
+    }
     fs::write(&path, &lock).unwrap();
     project.write("Cargo.lock", "[[package]]\nname = \"x\"\nversion = \"1.0.0\"\nchecksum = \"ab\"\n");
     project.runner(&["lock", "verify"]).expect(5).says("dependencies.x 1.0.0");
