@@ -24,6 +24,7 @@ pub fn first_unbalanced(text: &str) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn test_balanced_text_has_none() {
@@ -46,5 +47,21 @@ mod tests {
     #[test]
     fn test_left_open() {
         assert_eq!(first_unbalanced("a(b(c)"), Some(1));
+    }
+
+    proptest! {
+        #[test]
+        fn text_between_its_brackets_stays_balanced(inner in "[a-z ]{0,8}", depth in 0usize..5) {
+            let nested = format!("{}{inner}{}", "([{".repeat(depth), "}])".repeat(depth));
+            prop_assert_eq!(first_unbalanced(&nested), None);
+        }
+
+        #[test]
+        fn the_offset_is_that_of_a_bracket(text in "[a-c()\\[\\]{}]{0,12}") {
+            if let Some(at) = first_unbalanced(&text) {
+                let is_bracket = "()[]{}".contains(&text[at..=at]);
+                prop_assert!(is_bracket);
+            }
+        }
     }
 }

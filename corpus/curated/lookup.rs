@@ -31,6 +31,7 @@ impl PriceList {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn list() -> PriceList {
         PriceList::default().with("nut", 25).with("bolt", 40).less("bolt", 10).with("gift", 9).less("gift", 150)
@@ -57,5 +58,15 @@ mod tests {
     fn test_unknown_name_and_overflow() {
         assert_eq!(list().total("screw", 1), None);
         assert_eq!(list().total("nut", u32::MAX), None);
+    }
+
+    proptest! {
+        #[test]
+        fn a_discount_never_raises_the_sum(price in 0u32..1000, percent in 0u32..200, count in 0u32..1000) {
+            let full = PriceList::default().with("nut", price).total("nut", count);
+            let less = PriceList::default().with("nut", price).less("nut", percent).total("nut", count);
+            prop_assert_eq!(full, Some(price * count));
+            prop_assert!(less <= full);
+        }
     }
 }

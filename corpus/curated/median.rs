@@ -13,6 +13,7 @@ pub fn median(values: &[f64]) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn test_odd_number_of_values() {
@@ -34,5 +35,15 @@ mod tests {
     fn test_not_a_number_is_ignored() {
         assert_eq!(median(&[f64::NAN, 5.0, 1.0, 9.0]), Some(5.0));
         assert_eq!(median(&[f64::INFINITY, 0.0, -1.0]), Some(0.0));
+    }
+
+    proptest! {
+        #[test]
+        fn as_many_values_lie_below_as_above(values in prop::collection::vec(-1.0e6f64..1.0e6, 1..20)) {
+            let middle = median(&values).unwrap();
+            let below = values.iter().filter(|v| **v < middle).count();
+            let above = values.iter().filter(|v| **v > middle).count();
+            prop_assert!(2 * below <= values.len() && 2 * above <= values.len());
+        }
     }
 }

@@ -23,6 +23,7 @@ pub fn merge_spans(mut spans: Vec<Span>) -> Vec<Span> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn spans(pairs: &[(u32, u32)]) -> Vec<Span> {
         pairs.iter().map(|&(start, end)| Span { start, end }).collect()
@@ -46,5 +47,18 @@ mod tests {
     #[test]
     fn test_empty_and_backward_spans_vanish() {
         assert!(merge_spans(spans(&[(2, 2), (4, 1)])).is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn merged_spans_cover_the_same_points_and_keep_apart(pairs in prop::collection::vec((0u32..30, 0u32..30), 0..8)) {
+            let covers = |all: &[Span], point: u32| all.iter().any(|s| (s.start..s.end).contains(&point));
+            let before = spans(&pairs);
+            let merged = merge_spans(before.clone());
+            for point in 0..30 {
+                prop_assert_eq!(covers(&merged, point), covers(&before, point));
+            }
+            prop_assert!(merged.windows(2).all(|two| two[0].end < two[1].start));
+        }
     }
 }

@@ -36,6 +36,7 @@ pub fn parse_minutes(text: &str) -> Result<u32, DurationError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn test_units_add_up() {
@@ -69,5 +70,13 @@ mod tests {
         assert_eq!(parse_minutes("4294967296m"), Err(DurationError::TooLong));
         assert_eq!(parse_minutes("4294967295d"), Err(DurationError::TooLong));
         assert_eq!(parse_minutes("4294967295m1m"), Err(DurationError::TooLong));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_back(days in 0u32..1000, hours in 0u32..1000, minutes in 0u32..1000) {
+            let text = format!("{days}d{hours}h{minutes}m");
+            prop_assert_eq!(parse_minutes(&text), Ok((days * 24 + hours) * 60 + minutes));
+        }
     }
 }

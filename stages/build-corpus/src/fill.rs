@@ -102,7 +102,6 @@ impl Filler<'_> {
             *funnel.dropped.entry("split_is_full".to_owned()).or_default() += untried as u64;
         }
         thin_properties(&mut kept, self.params.property_share);
-        funnel.kept += kept.len() as u64;
         Ok(kept)
     }
 }

@@ -270,9 +270,9 @@ fn assemble(
 ) -> Result<Assembled> {
     let params = filler.params;
     let wanted = [params.train, params.validation, params.test];
-    let sizes =
+    let sizes: BTreeMap<String, usize> =
         rows.iter().map(|(name, rows)| (name.clone(), rows.len().min(params.max_rows_per_crate))).collect();
-    let assigned = split::assign(&sizes, wanted, context.seed());
+    let mut assigned = split::assign(&sizes, wanted, context.seed());
     let mut splits = Splits::new();
     let mut shortfalls = Vec::new();
     let mut index = Index::default();
@@ -289,20 +289,20 @@ fn assemble(
     curated.iter().for_each(|row| index.add(Print::of(row)));
     for split in [2, 1, 0] {
         let name = split::SPLITS[split];
-        let mut ready = Vec::new();
-        for row in rows.iter().filter(|(name, _)| assigned[*name] == split).flat_map(|(_, rows)| rows) {
-            let (candidate, print) = row;
-            if let Some(leak) = guard.leak(&candidate.row, print) {
-                *funnel.dropped.entry(leak.reason().to_owned()).or_default() += 1;
-            } else if index.has_near(print) {
-                funnel.duplicates_near += 1;
-            } else {
-                ready.push(candidate.clone());
-            }
+        let mut filled = if name == "train" { curated.clone() } else { Vec::new() };
+        let mut crates: BTreeSet<String> = rows.keys().filter(|n| assigned[*n] == split).cloned().collect();
+        // The crates of test and validation may give less than was hoped for: training gives up some of its own.
+        while !crates.is_empty() {
+            let candidates = crates.iter().flat_map(|name| &rows[name]);
+            let ready = unseen(candidates, guard, &index, funnel);
+            let ready = split::interleave(ready, context.seed(), params.max_rows_per_crate);
+            filled = filler.fill(name, filled, ready, wanted[split], funnel)?;
+            let missing = usize::try_from(wanted[split]).unwrap_or(usize::MAX).saturating_sub(filled.len());
+            let more = split::one_more(&sizes, &assigned, missing, context.seed());
+            crates = more.filter(|_| split > 0 && missing > 0).into_iter().collect();
+            assigned.extend(crates.iter().map(|name| (name.clone(), split)));
         }
-        let before = if name == "train" { curated.clone() } else { Vec::new() };
-        let ready = split::interleave(ready, context.seed(), params.max_rows_per_crate);
-        let filled = filler.fill(name, before, ready, wanted[split], funnel)?;
+        funnel.kept += filled.len() as u64;
         for row in &filled {
             index.add(Print::of(row));
         }
@@ -313,6 +313,26 @@ fn assemble(
         context.warn(shortfall);
     }
     Ok((splits, shortfalls))
+}
+
+/// Rows that repeat nothing of the holdout, and are near to no row of another split.
+fn unseen<'r>(
+    rows: impl Iterator<Item = &'r (Candidate, Print)>,
+    guard: &Guard,
+    index: &Index,
+    funnel: &mut Funnel,
+) -> Vec<Candidate> {
+    let mut ready = Vec::new();
+    for (candidate, print) in rows {
+        if let Some(leak) = guard.leak(&candidate.row, print) {
+            *funnel.dropped.entry(leak.reason().to_owned()).or_default() += 1;
+        } else if index.has_near(print) {
+            funnel.duplicates_near += 1;
+        } else {
+            ready.push(candidate.clone());
+        }
+    }
+    ready
 }
 
 fn with_holdout(mut splits: Splits, holdout: Vec<CorpusRow>) -> Splits {

@@ -3,10 +3,17 @@
 //! A signature suggests laws (`f(f(x)) == f(x)`, `f(a, b) == f(b, a)`, ...). All that its types allow are written down;
 //! whoever runs them keeps those that hold. Such a test says what the function does, not what somebody meant it to do.
 
+mod arguments;
+mod writer;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use quote::ToTokens;
-use subject::extract::lex::{self, flatten};
+use record::corpus::CorpusRow;
+use syn::{FnArg, ImplItem, Item, ReceiverKind, Signature};
+
+use self::arguments::{Types, spaceless};
+use self::writer::Writer;
 
 /// A law and its test: one function of a `proptest!` block.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,78 +25,73 @@ pub struct Law {
     pub key: String,
 }
 
-/// An argument: how its values are made and how they are passed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Argument {
-    /// Strategies, the widest first.
-    strategies: Vec<String>,
-    /// `{}` is the variable.
-    pass: &'static str,
-    kind: Kind,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Kind {
-    Unsigned(String),
-    Signed(String),
-    Float(String),
-    Bool,
-    Char,
-    Text,
-    List(String),
-    /// An `Option` of a number.
-    Maybe,
-}
-
-impl Kind {
-    fn is_number(&self) -> bool {
-        matches!(self, Self::Unsigned(_) | Self::Signed(_) | Self::Float(_))
-    }
-}
-
 /// Most laws that a row keeps.
 pub const MAX_LAWS: usize = 2;
 /// Kept when no other law holds.
 pub const NO_PANIC: &str = "never_panics";
+/// Most values that a law draws for one call.
+const MAX_VARIABLES: usize = 8;
 
-/// Every law that the function's types allow, strongest first, each with its widest inputs first. Empty when the function
-/// is a method, async, unsafe, or takes what no strategy makes.
-pub fn laws(function_code: &str) -> Vec<Law> {
-    let Ok(file) = syn::parse_file(function_code) else { return Vec::new() };
-    let [syn::Item::Fn(function)] = &file.items[..] else { return Vec::new() };
-    let signature = &function.sig;
+/// Every law that the types of the row's function allow, strongest first, each with its widest inputs first. Empty when the
+/// function is async or unsafe, changes its receiver, or takes what no strategy makes.
+pub fn laws(row: &CorpusRow) -> Vec<Law> {
+    let Ok(file) = syn::parse_file(&row.function_code) else { return Vec::new() };
+    let types = Types::of(&row.context.items);
+    let found = match &file.items[..] {
+        [Item::Fn(function)] => of_signature(&function.sig, None, &types),
+        [Item::Impl(block)] if block.generics.params.is_empty() => match &block.items[..] {
+            [ImplItem::Fn(method)] => of_signature(&method.sig, Some(&spaceless(&block.self_ty)), &types),
+            _ => None,
+        },
+        _ => None,
+    };
+    found.unwrap_or_default()
+}
+
+/// `own`: the type whose method it is.
+fn of_signature(signature: &Signature, own: Option<&str>, types: &Types) -> Option<Vec<Law>> {
     if signature.asyncness.is_some() || matches!(signature.safety, syn::Safety::Unsafe(_)) {
-        return Vec::new();
+        return None;
     }
-    let Some(parameters) = parameters(&signature.generics) else { return Vec::new() };
+    let parameters = parameters(&signature.generics, own)?;
     let mut arguments = Vec::new();
     for input in &signature.inputs {
-        let syn::FnArg::Typed(typed) = input else { return Vec::new() };
-        let Some(argument) = argument(&substituted(&typed.ty, &parameters)) else { return Vec::new() };
-        arguments.push(argument);
+        let text = match input {
+            FnArg::Typed(typed) => substituted(&typed.ty, &parameters),
+            FnArg::Receiver(receiver) => match &receiver.kind {
+                ReceiverKind::Value => own?.to_owned(),
+                ReceiverKind::Reference(_, _, None) => format!("&{}", own?),
+                _ => return None,
+            },
+        };
+        arguments.push(types.argument(&text)?);
     }
-    if arguments.is_empty() || arguments.len() > 4 {
-        return Vec::new();
+    let drawn: usize = arguments.iter().map(|argument| argument.variables.len()).sum();
+    if arguments.is_empty() || arguments.len() > 4 || drawn > MAX_VARIABLES {
+        return None;
     }
     let returns = match &signature.output {
         syn::ReturnType::Type(_, ty) => substituted(ty, &parameters),
-        syn::ReturnType::Default => return Vec::new(),
+        syn::ReturnType::Default => return None,
     };
-    let writer = Writer { name: signature.ident.to_string(), arguments, returns };
-    writer.all()
+    let name = signature.ident.to_string();
+    let callee = own.map_or_else(|| name.clone(), |own| format!("{own}::{name}"));
+    Some(Writer { name, callee, arguments, returns, types }.all())
 }
 
-/// What stands for each type parameter: text for those bound by `AsRef<str>` or `Into<String>`, else `i32`, which has
-/// most of what a parameter may ask for. `None` when there are const parameters.
-fn parameters(generics: &syn::Generics) -> Option<BTreeMap<String, &'static str>> {
-    let text_like = text_parameters(generics);
-    let mut found = BTreeMap::new();
+/// What stands for each type parameter: text for those bound by `AsRef<str>` or `Into<String>`, bytes for `AsRef<[u8]>`, a
+/// list for `IntoIterator`, else `i32`, which has most of what a parameter may ask for. `Self` is the method's own type.
+/// `None` when there are const parameters.
+fn parameters(generics: &syn::Generics, own: Option<&str>) -> Option<BTreeMap<String, String>> {
+    let bounded = bounded_parameters(generics);
+    let mut found: BTreeMap<String, String> =
+        own.map(|own| ("Self".to_owned(), own.to_owned())).into_iter().collect();
     for param in &generics.params {
         match param {
             syn::GenericParam::Type(param) => {
                 let name = param.ident.to_string();
-                let stands = if text_like.contains(&name) { "&str" } else { "i32" };
-                found.insert(name, stands);
+                let stands = bounded.get(&name).copied().unwrap_or("i32");
+                found.insert(name, stands.to_owned());
             }
             syn::GenericParam::Const(_) => return None,
             _ => {}
@@ -98,7 +100,7 @@ fn parameters(generics: &syn::Generics) -> Option<BTreeMap<String, &'static str>
     Some(found)
 }
 
-fn substituted(ty: &syn::Type, parameters: &BTreeMap<String, &'static str>) -> String {
+fn substituted(ty: &syn::Type, parameters: &BTreeMap<String, String>) -> String {
     let words = spaceless(ty);
     let mut out = String::new();
     let mut word = String::new();
@@ -107,362 +109,41 @@ fn substituted(ty: &syn::Type, parameters: &BTreeMap<String, &'static str>) -> S
             word.push(c);
             continue;
         }
-        out.push_str(parameters.get(&word).copied().unwrap_or(&word));
+        out.push_str(parameters.get(&word).unwrap_or(&word));
         word.clear();
         out.push(c);
     }
-    out.trim_end().replace("&&str", "&str")
+    out.trim_end().replace("&&str", "&str").replace("&&[u8]", "&[u8]")
 }
 
-/// Type parameters bound by `AsRef<str>` or `Into<String>`.
-fn text_parameters(generics: &syn::Generics) -> BTreeSet<String> {
+/// Type parameters whose bound says what may stand for them.
+fn bounded_parameters(generics: &syn::Generics) -> BTreeMap<String, &'static str> {
     let bound = |bounds: &dyn ToTokens| {
         let text = spaceless(bounds);
-        text.contains("AsRef<str>") || text.contains("Into<String>")
+        let stands = [
+            ("AsRef<str>", "&str"),
+            ("Into<String>", "&str"),
+            ("AsRef<[u8]>", "&[u8]"),
+            ("IntoIterator", "Vec<i32>"),
+        ];
+        stands.into_iter().find(|(part, _)| text.contains(part)).map(|(_, stands)| stands)
     };
-    let mut found = BTreeSet::new();
+    let mut found = BTreeMap::new();
     for param in &generics.params {
         if let syn::GenericParam::Type(param) = param
-            && bound(&param.bounds)
+            && let Some(stands) = bound(&param.bounds)
         {
-            found.insert(param.ident.to_string());
+            found.insert(param.ident.to_string(), stands);
         }
     }
     for predicate in generics.where_clause.iter().flat_map(|w| &w.predicates) {
         if let syn::WherePredicate::Type(predicate) = predicate
-            && bound(&predicate.bounds)
+            && let Some(stands) = bound(&predicate.bounds)
         {
-            found.insert(spaceless(&predicate.bounded_ty));
+            found.insert(spaceless(&predicate.bounded_ty).trim_start_matches('&').to_owned(), stands);
         }
     }
     found
-}
-
-/// The tokens without spaces and lifetimes: `&str` for `&'a str`, `Cow<str>` for `Cow<'_, str>`.
-fn spaceless(tokens: &(impl ToTokens + ?Sized)) -> String {
-    let mut text = String::new();
-    let mut in_lifetime = false;
-    for token in flatten(tokens.to_token_stream()) {
-        match token.kind {
-            lex::Kind::Punct('\'') => in_lifetime = true,
-            lex::Kind::Ident if in_lifetime => in_lifetime = false,
-            lex::Kind::Ident | lex::Kind::Literal => {
-                // `mut x`, `dyn T`: words stay apart.
-                if text.ends_with(char::is_alphanumeric) {
-                    text.push(' ');
-                }
-                text.push_str(&token.text);
-            }
-            lex::Kind::Punct(c) | lex::Kind::Open(c) | lex::Kind::Close(c) => text.push(c),
-        }
-    }
-    text.replace("<,", "<")
-}
-
-fn argument(text: &str) -> Option<Argument> {
-    let make = |strategies: Vec<String>, pass, kind| Some(Argument { strategies, pass, kind });
-    let words = || {
-        vec!["\"\\\\PC{0,16}\"".to_owned(), "\"[ -~]{0,16}\"".to_owned(), "\"[a-zA-Z0-9]{1,8}\"".to_owned()]
-    };
-    if let Some(numbers) = number(text) {
-        return make(numbers.0, "{}", numbers.1);
-    }
-    match text {
-        "bool" => return make(vec!["any::<bool>()".to_owned()], "{}", Kind::Bool),
-        "char" => {
-            return make(
-                vec!["any::<char>()".to_owned(), "proptest::char::range(' ', '~')".to_owned()],
-                "{}",
-                Kind::Char,
-            );
-        }
-        "&str" | "impl AsRef<str>" | "impl Into<String>" => return make(words(), "&{}", Kind::Text),
-        "String" => return make(words(), "{}.clone()", Kind::Text),
-        "&String" => return make(words(), "&{}", Kind::Text),
-        _ => {}
-    }
-    if let Some(numbers) = text.strip_prefix('&').and_then(number) {
-        return make(numbers.0, "&{}", numbers.1);
-    }
-    if let Some((strategies, _)) =
-        text.strip_prefix("Option<").and_then(|t| t.strip_suffix('>')).and_then(number)
-    {
-        let strategies = strategies.iter().map(|s| format!("prop::option::of({s})")).collect();
-        return make(strategies, "{}", Kind::Maybe);
-    }
-    let element = text.strip_prefix("&[").or_else(|| text.strip_prefix("Vec<"))?;
-    let owned = text.starts_with("Vec<");
-    let element = element.strip_suffix([']', '>'])?;
-    let (strategies, _) = number(element)?;
-    let lists = strategies.iter().map(|s| format!("prop::collection::vec({s}, 0..12)")).collect();
-    make(lists, if owned { "{}.clone()" } else { "&{}" }, Kind::List(element.to_owned()))
-}
-
-fn number(ty: &str) -> Option<(Vec<String>, Kind)> {
-    let by_value = ty.trim_start_matches('&');
-    if by_value != ty {
-        return None;
-    }
-    let any = format!("any::<{ty}>()");
-    match ty {
-        "u8" | "u16" | "u32" | "u64" | "u128" => {
-            Some((vec![any, format!("0{ty}..200"), format!("1{ty}..20")], Kind::Unsigned(ty.to_owned())))
-        }
-        "usize" => {
-            Some((vec!["0usize..64".to_owned(), "1usize..16".to_owned()], Kind::Unsigned(ty.to_owned())))
-        }
-        "i8" | "i16" | "i32" | "i64" | "i128" | "isize" => {
-            Some((vec![any, format!("-100{ty}..100"), format!("1{ty}..20")], Kind::Signed(ty.to_owned())))
-        }
-        "f32" | "f64" => {
-            Some((vec![format!("-1.0e6{ty}..1.0e6"), format!("0.0{ty}..1.0")], Kind::Float(ty.to_owned())))
-        }
-        _ => None,
-    }
-}
-
-struct Writer {
-    name: String,
-    arguments: Vec<Argument>,
-    returns: String,
-}
-
-impl Writer {
-    fn all(&self) -> Vec<Law> {
-        let mut laws = Vec::new();
-        if let [only] = &self.arguments[..] {
-            self.unary(only, &mut laws);
-        }
-        if let [first, second] = &self.arguments[..]
-            && first.kind == second.kind
-            && first.pass == second.pass
-        {
-            self.binary(&mut laws);
-        }
-        self.any_arity(&mut laws);
-        laws
-    }
-
-    /// The result is of the argument's own kind.
-    fn same_kind(&self, argument: &Argument) -> bool {
-        let returns = &self.returns;
-        match &argument.kind {
-            Kind::Unsigned(t) | Kind::Signed(t) | Kind::Float(t) => t == returns,
-            Kind::Bool => returns == "bool",
-            Kind::Char => returns == "char",
-            Kind::Maybe => false,
-            Kind::Text => matches!(returns.as_str(), "String" | "&str" | "Cow<str>"),
-            Kind::List(t) => *returns == format!("Vec<{t}>"),
-        }
-    }
-
-    fn unary(&self, argument: &Argument, laws: &mut Vec<Law>) {
-        let returns = &self.returns;
-        let call = |value: &str| self.call(&[value]);
-        if self.same_kind(argument) && argument.kind != Kind::Bool {
-            let owned = if argument.kind == Kind::Text { ".to_string()" } else { "" };
-            let once = format!("let once = {}{owned};", call("value"));
-            let twice = format!("{}{owned}", call("once"));
-            self.law(
-                laws,
-                "is_its_own_inverse",
-                &format!("{once}\n        prop_assert_eq!({twice}, value);"),
-            );
-            self.law(laws, "is_idempotent", &format!("{once}\n        prop_assert_eq!({twice}, once);"));
-        }
-        if matches!(argument.kind, Kind::Float(_) | Kind::Signed(_)) && self.same_kind(argument) {
-            let negated = call("(-value)").replace("((-value))", "(-value)");
-            self.law(laws, "is_odd", &format!("prop_assert_eq!({negated}, -{});", call("value")));
-            self.law(laws, "is_even", &format!("prop_assert_eq!({negated}, {});", call("value")));
-        }
-        if argument.kind.is_number() && is_ordered(returns) {
-            let body = format!(
-                "let next = value + 1 as {};\n        prop_assert!({} <= {});",
-                number_type(argument),
-                call("value"),
-                call("next")
-            );
-            self.law(laws, "never_decreases", &body);
-        }
-        if argument.kind == Kind::Text && matches!(returns.as_str(), "String" | "&str" | "Cow<str>") {
-            self.law(
-                laws,
-                "keeps_the_number_of_characters",
-                &format!("prop_assert_eq!({}.chars().count(), value.chars().count());", call("value")),
-            );
-            self.law(laws, "never_grows", &format!("prop_assert!({}.len() <= value.len());", call("value")));
-        }
-        if matches!(argument.kind, Kind::List(_)) && self.same_kind(argument) {
-            self.law(
-                laws,
-                "keeps_the_length",
-                &format!("prop_assert_eq!({}.len(), value.len());", call("value")),
-            );
-        }
-        self.unary_of_texts_and_lists(argument, laws);
-    }
-
-    /// Laws that hold for many a function: what does not count in the argument, and how large the result can be.
-    fn unary_of_texts_and_lists(&self, argument: &Argument, laws: &mut Vec<Law>) {
-        let returns = &self.returns;
-        let call = |value: &str| self.call(&[value]);
-        let same = |one: &str, other: &str| format!("prop_assert_eq!({}, {});", call(one), call(other));
-        let is_collection = matches!(argument.kind, Kind::Text | Kind::List(_));
-        if is_comparable(returns) && argument.kind == Kind::Text {
-            let body = same("value.to_ascii_lowercase()", "value.to_ascii_uppercase()");
-            self.law(laws, "ignores_the_case_of_letters", &body);
-            let body =
-                format!("let padded = format!(\"  {{value}} \");\n        {}", same("padded", "value"));
-            self.law(laws, "ignores_space_around", &body);
-        }
-        if is_comparable(returns) && argument.kind == Kind::Char {
-            let body = same("value.to_ascii_lowercase()", "value.to_ascii_uppercase()");
-            self.law(laws, "ignores_the_case_of_letters", &body);
-        }
-        if is_comparable(returns) && matches!(argument.kind, Kind::List(_)) {
-            let body = format!(
-                "let mut reversed = value.clone();\n        reversed.reverse();\n        {}",
-                same("reversed", "value")
-            );
-            self.law(laws, "ignores_the_order", &body);
-        }
-        if is_collection && returns == "usize" {
-            self.law(
-                laws,
-                "is_at_most_the_length",
-                &format!("prop_assert!({} <= value.len());", call("value")),
-            );
-        }
-        if argument.kind == Kind::Text && returns == "String" {
-            let body = format!("prop_assert_eq!({}.is_empty(), value.is_empty());", call("value"));
-            self.law(laws, "is_empty_for_empty_text_alone", &body);
-            let body = format!("prop_assert_eq!({}.is_ascii(), value.is_ascii());", call("value"));
-            self.law(laws, "is_plain_for_plain_text_alone", &body);
-        }
-        if argument.kind.is_number() && self.same_kind(argument) {
-            self.law(laws, "never_exceeds_the_value", &format!("prop_assert!({} <= value);", call("value")));
-            self.law(laws, "is_at_least_the_value", &format!("prop_assert!({} >= value);", call("value")));
-        }
-    }
-
-    fn binary(&self, laws: &mut Vec<Law>) {
-        if !is_comparable(&self.returns) {
-            return;
-        }
-        let body = format!(
-            "prop_assert_eq!({}, {});",
-            self.call(&["first", "second"]),
-            self.call(&["second", "first"])
-        );
-        self.law(laws, "is_symmetric", &body);
-        let body = format!(
-            "prop_assert_eq!({}, {});",
-            self.call(&["first", "first"]),
-            self.call(&["second", "second"])
-        );
-        self.law(laws, "treats_equal_pairs_alike", &body);
-        let [first, _] = &self.arguments[..] else { return };
-        if first.kind.is_number() && self.same_kind(first) {
-            let call = self.call(&["first", "second"]);
-            for (key, bound) in [
-                ("is_at_most_the_larger", "<= first.max(second)"),
-                ("is_at_least_the_smaller", ">= first.min(second)"),
-            ] {
-                self.law(laws, key, &format!("prop_assert!({call} {bound});"));
-            }
-        }
-        if first.kind == Kind::Text && self.returns == "usize" {
-            let call = self.call(&["first", "second"]);
-            let body = format!("prop_assert!({call} <= first.len().max(second.len()));");
-            self.law(laws, "is_at_most_the_longer_length", &body);
-        }
-    }
-
-    fn any_arity(&self, laws: &mut Vec<Law>) {
-        let names = self.variables();
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let call = self.call(&names);
-        let returns = &self.returns;
-        if matches!(returns.as_str(), "f32" | "f64") {
-            self.law(
-                laws,
-                "stays_between_zero_and_one",
-                &format!("prop_assert!((0.0..=1.0).contains(&{call}));"),
-            );
-        }
-        if matches!(returns.as_str(), "f32" | "f64" | "i8" | "i16" | "i32" | "i64" | "i128" | "isize") {
-            let zero = if returns.starts_with('f') { "0.0" } else { "0" };
-            self.law(laws, "is_never_negative", &format!("prop_assert!({call} >= {zero});"));
-        }
-        // The weakest one: whatever the inputs, there is a result.
-        self.law(laws, NO_PANIC, &format!("let _ = {call};"));
-    }
-
-    fn variables(&self) -> Vec<String> {
-        match self.arguments.len() {
-            1 => vec!["value".to_owned()],
-            2 => vec!["first".to_owned(), "second".to_owned()],
-            n => (1..=n).map(|i| format!("value_{i}")).collect(),
-        }
-    }
-
-    fn call(&self, values: &[&str]) -> String {
-        let passed: Vec<String> =
-            self.arguments.iter().zip(values).map(|(a, v)| a.pass.replace("{}", v)).collect();
-        format!("{}({})", self.name, passed.join(", "))
-    }
-
-    /// One test for each range of inputs.
-    fn law(&self, laws: &mut Vec<Law>, key: &str, body: &str) {
-        let n = self.arguments.iter().map(|a| a.strategies.len()).max().unwrap_or(1);
-        for width in 0..n {
-            let inputs: Vec<String> = self
-                .variables()
-                .iter()
-                .zip(&self.arguments)
-                .map(|(name, a)| format!("{name} in {}", a.strategies[width.min(a.strategies.len() - 1)]))
-                .collect();
-            let base = self.name.trim_start_matches("r#");
-            let name = if width == 0 {
-                format!("{base}_{key}")
-            } else {
-                format!("{base}_{key}_{}", ["", "on_small_inputs", "on_simple_inputs"][width.min(2)])
-            };
-            let code =
-                format!("    #[test]\n    fn {name}({}) {{\n        {body}\n    }}", inputs.join(", "));
-            laws.push(Law { name, code, key: key.to_owned() });
-        }
-    }
-}
-
-fn number_type(argument: &Argument) -> &str {
-    match &argument.kind {
-        Kind::Unsigned(t) | Kind::Signed(t) | Kind::Float(t) => t,
-        _ => "u8",
-    }
-}
-
-fn is_ordered(ty: &str) -> bool {
-    number(ty).is_some() || ty == "bool"
-}
-
-/// Values of these types compare and print.
-fn is_comparable(ty: &str) -> bool {
-    if number(ty).is_some() || matches!(ty, "bool" | "char" | "String" | "&str" | "Cow<str>" | "&[u8]" | "()")
-    {
-        return true;
-    }
-    for outer in ["Option<", "Vec<", "Box<"] {
-        if let Some(inner) = ty.strip_prefix(outer).and_then(|t| t.strip_suffix('>')) {
-            return is_comparable(inner);
-        }
-    }
-    match ty.strip_prefix('(').and_then(|t| t.strip_suffix(')')) {
-        Some(inner) if !inner.contains(['(', '<']) => {
-            inner.split(',').filter(|t| !t.is_empty()).all(is_comparable)
-        }
-        _ => false,
-    }
 }
 
 /// A block of laws.
@@ -471,13 +152,19 @@ pub fn block(laws: &[&Law]) -> String {
     format!("proptest! {{\n{}\n}}", codes.join("\n\n"))
 }
 
-/// The strongest laws that hold, one of each key, at most [`MAX_LAWS`].
-pub fn keep(laws: &[Law], holds: impl Fn(&Law) -> bool) -> Vec<&Law> {
+/// Of the laws that hold, the one with the widest inputs of each key, strongest first.
+pub fn holding(laws: &[Law], holds: impl Fn(&Law) -> bool) -> Vec<&Law> {
     let mut keys = BTreeSet::new();
+    laws.iter().filter(|law| holds(law) && keys.insert(&law.key)).collect()
+}
+
+/// The strongest of some laws that notice a broken function, at most [`MAX_LAWS`]; that there is a result at all is kept
+/// where nothing else is.
+pub fn keep<'l>(laws: &[&'l Law], kills: impl Fn(&Law) -> bool) -> Vec<&'l Law> {
     let mut kept = Vec::new();
-    for law in laws.iter().filter(|law| holds(law)) {
+    for &law in laws {
         let is_superfluous = law.key == NO_PANIC && !kept.is_empty();
-        if kept.len() < MAX_LAWS && !is_superfluous && keys.insert(&law.key) {
+        if kept.len() < MAX_LAWS && !is_superfluous && kills(law) {
             kept.push(law);
         }
     }
@@ -487,6 +174,10 @@ pub fn keep(laws: &[Law], holds: impl Fn(&Law) -> bool) -> Vec<&Law> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn laws(code: &str) -> Vec<Law> {
+        super::laws(&crate::testing::row("r", code, ""))
+    }
 
     fn keys(code: &str) -> Vec<String> {
         let mut keys: Vec<String> = laws(code).into_iter().map(|l| l.key).collect();
@@ -546,10 +237,110 @@ mod tests {
     }
 
     #[test]
-    fn the_widest_inputs_of_the_strongest_laws_are_kept() {
+    fn the_widest_inputs_of_the_strongest_laws_that_kill_are_kept() {
         let laws = laws("fn f(a: &str) -> String { a.to_owned() }");
-        let kept = keep(&laws, |law| law.key != "is_its_own_inverse" && !law.name.ends_with("idempotent"));
-        let names: Vec<&str> = kept.iter().map(|l| l.name.as_str()).collect();
-        assert_eq!(names, ["f_is_idempotent_on_small_inputs", "f_keeps_the_number_of_characters"]);
+        let held = holding(&laws, |law| law.key != "is_its_own_inverse" && !law.name.ends_with("idempotent"));
+        let names: Vec<&str> = held.iter().map(|l| l.name.as_str()).collect();
+        assert_eq!(names[..2], ["f_is_idempotent_on_small_inputs", "f_keeps_the_number_of_characters"]);
+        let kept = |kills: &dyn Fn(&Law) -> bool| {
+            let kept = keep(&held, |law| kills(law));
+            kept.iter().map(|l| l.key.as_str()).collect::<Vec<_>>()
+        };
+        assert_eq!(kept(&|_| true), ["is_idempotent", "keeps_the_number_of_characters"]);
+        assert_eq!(kept(&|law| law.key == "never_grows" || law.key == NO_PANIC), ["never_grows"]);
+        assert_eq!(kept(&|law| law.key == NO_PANIC), [NO_PANIC]);
+        assert_eq!(kept(&|_| false), [""; 0], "a law that notices nothing is none");
+    }
+
+    fn with_items(code: &str, items: &[&str]) -> Vec<Law> {
+        let mut row = crate::testing::row("r", code, "");
+        row.context.items = items.iter().map(|&item| item.to_owned()).collect();
+        super::laws(&row)
+    }
+
+    fn code_of<'l>(laws: &'l [Law], key: &str) -> &'l str {
+        &laws.iter().find(|law| law.key == key).unwrap_or_else(|| panic!("no {key}")).code
+    }
+
+    #[test]
+    fn values_of_the_rows_own_types_are_put_together_from_their_parts() {
+        let color =
+            "#[derive(Debug, Clone, Copy, PartialEq)]\npub struct Color { pub red: u8, pub green: u8 }";
+        let laws = with_items("impl Color { pub fn add(self, other: Self) -> Color { self } }", &[color]);
+        let symmetric = code_of(&laws, "is_symmetric");
+        assert!(symmetric.contains("first_red in any::<u8>(), first_green in any::<u8>(), second_red in"));
+        assert!(symmetric.contains(
+            "Color::add(Color { red: first_red, green: first_green }, Color { red: second_red, green: second_green })"
+        ));
+        let bytes = with_items("impl Size { fn kib(&self) -> f64 { 0.0 } }", &["struct Size(pub u64);"]);
+        assert!(
+            code_of(&bytes, "never_decreases")
+                .contains("let (low, high) = (Size::kib(&Size(value_1)), Size::kib(&Size(other_1)));")
+        );
+        assert!(bytes.iter().all(|law| law.key != "is_symmetric"));
+        let sign = "#[derive(PartialEq, Debug)]\nenum Sign { Plus, Minus }";
+        let flip = with_items("impl Sign { fn flip(self) -> Self { self } }", &[sign]);
+        assert!(
+            code_of(&flip, "is_its_own_inverse")
+                .contains("(match value { 0 => Sign::Plus, _ => Sign::Minus })")
+        );
+        let date = with_items("fn week_day((y, m): (i32, u8)) -> u8 { 0 }", &[]);
+        assert!(
+            code_of(&date, "keeps_different_values_apart")
+                .contains("prop_assert_ne!(week_day((value_1, value_2)),")
+        );
+    }
+
+    /// `prop_assert!` takes the text of its condition for a format, where braces mean something else.
+    #[test]
+    fn conditions_hold_no_braces() {
+        let size = "struct Size { bytes: u64 }";
+        let sign = "#[derive(PartialEq, Debug)]\nenum Sign { Plus, Minus }";
+        for code in [
+            "impl Size { fn kib(&self) -> f64 { 0.0 } }",
+            "impl Size { fn less(self, other: Self) -> i32 { 0 } }",
+            "impl Sign { fn factor(self) -> i32 { 0 } }",
+            "fn of(size: &Size, n: u8) -> f32 { 0.0 }",
+        ] {
+            let laws = with_items(code, &[size, sign]);
+            assert!(laws.iter().any(|law| law.key == "is_never_negative"), "{code}");
+            for line in laws.iter().flat_map(|law| law.code.lines()).filter(|l| l.contains("prop_assert!(")) {
+                assert!(!line.contains('{'), "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn types_that_do_not_compare_or_hold_what_nothing_makes_have_fewer_laws_or_none() {
+        let silent = "struct Color { red: u8 }";
+        let keys: Vec<String> =
+            with_items("impl Color { fn add(self, other: Color) -> Color { self } }", &[silent])
+                .into_iter()
+                .map(|law| law.key)
+                .collect();
+        assert_eq!(keys, [NO_PANIC; 3]);
+        for item in [
+            "struct Color { name: String }",
+            "struct Color { list: Vec<u8> }",
+            "struct Color<T> { red: T }",
+            "enum Color { Of(u8) }",
+        ] {
+            assert_eq!(with_items("impl Color { fn f(&self) -> u8 { 1 } }", &[item]), [], "{item}");
+        }
+        assert_eq!(with_items("impl Color { fn f(&mut self) -> u8 { 1 } }", &[silent]), []);
+        assert_eq!(with_items("impl<T> Color<T> { fn f(&self) -> u8 { 1 } }", &[silent]), []);
+    }
+
+    #[test]
+    fn bytes_and_lists_stand_for_what_is_bound_by_them() {
+        let bytes = laws("pub fn encode<T: AsRef<[u8]>>(input: T) -> String { String::new() }");
+        let apart = code_of(&bytes, "keeps_different_values_apart");
+        assert!(
+            apart.contains("prop::collection::vec(any::<u8>(), 0..12)") && apart.contains("encode(&value)")
+        );
+        let lists = laws(
+            "fn differ<'a, I, J>(a: &'a I, b: &'a J) -> usize where &'a I: IntoIterator, &'a J: IntoIterator { 0 }",
+        );
+        assert!(code_of(&lists, "is_symmetric").contains("differ(&first, &second)"));
     }
 }

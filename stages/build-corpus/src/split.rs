@@ -9,10 +9,6 @@ use crate::candidates::Candidate;
 /// The splits that are filled from crates.
 pub const SPLITS: [&str; 3] = ["train", "validation", "test"];
 
-/// Validation and test get more candidates than their share: with few crates each, chance weighs heavier on them, and
-/// what is left over is dropped.
-const AMPLE: f64 = 1.5;
-
 /// Assigns whole crates, so that no crate stands in two splits. `sizes`: candidates per crate; `wanted`: rows per split.
 ///
 /// Crates come in an order drawn from the seed; each goes to the split that is furthest below its share of all
@@ -20,8 +16,7 @@ const AMPLE: f64 = 1.5;
 pub fn assign(sizes: &BTreeMap<String, usize>, wanted: [u64; 3], seed: u64) -> BTreeMap<String, usize> {
     let total: usize = sizes.values().sum();
     let asked: u64 = wanted.iter().sum::<u64>().max(1);
-    let ample = |i: usize| if i == 0 { 1.0 } else { AMPLE };
-    let share = [0, 1, 2].map(|i| total as f64 * wanted[i] as f64 / asked as f64 * ample(i));
+    let share = [0, 1, 2].map(|i| total as f64 * wanted[i] as f64 / asked as f64);
     let mut have = [0.0; 3];
     let mut order: Vec<(&String, usize)> = sizes.iter().map(|(name, size)| (name, *size)).collect();
     order.sort_by_key(|(name, _)| draw(seed, name));
@@ -37,6 +32,20 @@ pub fn assign(sizes: &BTreeMap<String, usize>, wanted: [u64; 3], seed: u64) -> B
         assigned.insert(name.clone(), split);
     }
     assigned
+}
+
+/// The crate of training that a split gets when its own gave too few rows: the one that has about as many candidates as rows
+/// are missing. Not all of them will hold, so few rows are left over, which nobody gets. `None` when training has no
+/// crate left.
+pub fn one_more(
+    sizes: &BTreeMap<String, usize>,
+    assigned: &BTreeMap<String, usize>,
+    missing: usize,
+    seed: u64,
+) -> Option<String> {
+    let of_training = sizes.iter().filter(|(name, size)| assigned.get(*name) == Some(&0) && **size > 0);
+    let nearest = of_training.min_by_key(|(name, size)| (size.abs_diff(missing), draw(seed, name)));
+    nearest.map(|(name, _)| name.clone())
 }
 
 /// Takes one row of each crate in turn, the rows of a crate in an order drawn from the seed: every crate has its part
@@ -94,6 +103,19 @@ mod tests {
     #[test]
     fn a_split_that_nothing_is_wanted_for_stays_empty() {
         assert!(assign(&sizes(), [10, 0, 0], 3).values().all(|&s| s == 0));
+    }
+
+    #[test]
+    fn a_split_that_lacks_rows_gets_the_crate_of_training_that_fits() {
+        let mut assigned: BTreeMap<String, usize> = sizes().into_keys().map(|name| (name, 0)).collect();
+        let next = |assigned: &BTreeMap<String, usize>, missing| one_more(&sizes(), assigned, missing, 1);
+        assert_eq!(next(&assigned, 10).as_deref(), Some("crate05"), "it has ten");
+        assigned.insert("crate05".to_owned(), 2);
+        let next_best = next(&assigned, 10).unwrap();
+        assert!(["crate04", "crate06"].contains(&&*next_best), "{next_best}");
+        assert_eq!(next(&assigned, 1000).as_deref(), Some("crate19"));
+        assigned.values_mut().for_each(|split| *split = 1);
+        assert_eq!(next(&assigned, 5), None);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use harness::{Build, CrateKind, Harness, HarnessError, RunOptions, TestBinary, T
 use mutants::score::{Bench, Prepared, ScoreError, ScoreOptions, Suite};
 use mutants::{Instrumented, MutantError, Reach};
 use record::corpus::{CorpusRow, SourceClass};
-use record::mutation::{MutantStatus, Verdict};
+use record::mutation::Verdict;
 use stage_kit::StageError;
 
 use crate::properties::{self, Law};
@@ -78,15 +78,11 @@ impl Court {
         }
     }
 
-    fn try_row(&self, mut row: CorpusRow, laws: bool) -> Result<Outcome, TrialError> {
+    fn try_row(&self, row: CorpusRow, laws: bool) -> Result<Outcome, TrialError> {
         if let Some(error) = self.compile_error(&row)? {
             return Ok(dropped("does_not_compile", error));
         }
-        let laws = if laws && row.property_tests.is_none() {
-            properties::laws(&row.function_code)
-        } else {
-            Vec::new()
-        };
+        let laws = if laws && row.property_tests.is_none() { properties::laws(&row) } else { Vec::new() };
         let mut prepared = Prepared::new(&self.harness, &row)?;
         if let Some(why) = prepared.not_instrumentable {
             return Ok(dropped("not_instrumentable", why));
@@ -102,10 +98,11 @@ impl Court {
             .filter(|l| passed(&first, &format!("property_tests::{}", l.name)))
             .map(|l| l.name.as_str())
             .collect();
-        let kept = properties::keep(&laws, |law: &Law| holding.contains(law.name.as_str()));
+        let kept = properties::holding(&laws, |law: &Law| holding.contains(law.name.as_str()));
         let names: Vec<String> = program
             .tests()
             .iter()
+            .filter(|name| !first.absent.contains(*name))
             .filter(|name| is_law(name).is_none_or(|law| kept.contains(&law)))
             .cloned()
             .collect();
@@ -113,14 +110,7 @@ impl Court {
             Repeated::Stable(names, kept) => (names, kept),
             Repeated::Unstable(outcome) => return Ok(outcome),
         };
-        if !kept.is_empty() {
-            row.property_tests = Some(properties::block(&kept));
-            row.metadata.property_class = Some(SourceClass::Synthesized);
-            if let Some(error) = self.compile_error(&row)? {
-                return Ok(dropped("does_not_compile", error));
-            }
-        }
-        self.kill(row, &mut prepared, &program, &first, &names)
+        self.kill(row, &mut prepared, &program, &first, names, kept)
     }
 
     fn compile_error(&self, row: &CorpusRow) -> Result<Option<String>, TrialError> {
@@ -211,48 +201,101 @@ impl Court {
     }
 
     /// Counts the mutants that the tests kill, by the rules by which generated tests are scored: what fails with the
-    /// function as it is kills nothing, and a mutant must compile in the source.
+    /// function as it is kills nothing, and a mutant must compile in the source. Of the laws those stay that kill.
     fn kill(
         &self,
         mut row: CorpusRow,
         prepared: &mut Prepared,
         program: &TestBinary,
         first: &TestRun,
-        names: &[String],
+        mut names: Vec<String>,
+        mut laws: Vec<&Law>,
     ) -> Result<Outcome, TrialError> {
-        let reach: BTreeMap<String, Reach> = names
-            .iter()
-            .filter_map(|name| Some((name.clone(), Reach::parse(first.extra.get(name)?)?)))
-            .collect();
-        if !reach.values().any(|seen| seen.entered) {
-            return Ok(dropped("does_not_call_the_function", ""));
-        }
-        let reached = |site| reach.values().any(|seen| seen.sites.contains(&site));
-        let mutants = prepared.instrumented.mutants.iter();
-        let reached: Vec<(u32, u32)> = mutants
-            .filter(|mutant| prepared.has_switch(mutant.id) && reached(mutant.site))
-            .map(|mutant| (mutant.id, mutant.site))
-            .collect();
-        let options = ScoreOptions::default().for_mutants(first.wall);
-        let suite = Suite { binary: program, tests: names, reach: &reach };
-        let mut bench = Bench::new(&self.harness, suite, &options, prepared.instrumented.decoy());
-        let mut killed = Vec::new();
-        for (id, site) in spread(reached, self.max_mutants) {
-            match bench.run_mutant(id, site)? {
-                Ok(outcome) if matches!(outcome.status, MutantStatus::Killed | MutantStatus::Timeout) => {
-                    killed.push(id);
+        let kills = loop {
+            match self.kills(prepared, program, first, &names, &laws)? {
+                Ok(kills) => break kills,
+                Err(test) if laws.iter().any(|law| of_law(law) == test) => {
+                    names.retain(|name| *name != test);
+                    laws.retain(|law| of_law(law) != test);
                 }
-                Ok(_) => {}
                 Err(test) => return Ok(dropped("not_about_the_function", test)),
             }
+        };
+        let kept =
+            properties::keep(&laws, |law| kills.iter().any(|(_, failed)| failed.contains(&of_law(law))));
+        let is_kept = |name: &String| {
+            laws.iter().all(|law| of_law(law) != *name) || kept.iter().any(|law| of_law(law) == *name)
+        };
+        let is_entered = |name: &String| reach(first, name).is_some_and(|seen| seen.entered);
+        if !names.iter().filter(|name| is_kept(name)).any(is_entered) {
+            return Ok(dropped("does_not_call_the_function", ""));
         }
-        let killed = prepared.compile_in_source(&self.harness, killed)?.len();
+        let killed = kills.iter().filter(|(_, failed)| failed.iter().any(is_kept)).map(|(id, _)| *id);
+        let killed = prepared.compile_in_source(&self.harness, killed.collect())?.len();
         if killed == 0 {
             return Ok(dropped("kills_no_mutant", ""));
+        }
+        if !kept.is_empty() {
+            row.property_tests = Some(properties::block(&kept));
+            row.metadata.property_class = Some(SourceClass::Synthesized);
+            if let Some(error) = self.compile_error(&row)? {
+                return Ok(dropped("does_not_compile", error));
+            }
         }
         row.metadata.mutants_killed = u32::try_from(killed).unwrap_or(u32::MAX);
         Ok(Outcome::Kept(Box::new(row)))
     }
+
+    /// Mutants with the tests that fail on them. An error is a test that fails with the function as it is, too.
+    fn kills(
+        &self,
+        prepared: &Prepared,
+        program: &TestBinary,
+        first: &TestRun,
+        names: &[String],
+        laws: &[&Law],
+    ) -> Result<Result<Kills, String>, TrialError> {
+        let reach: BTreeMap<String, Reach> =
+            names.iter().filter_map(|name| Some((name.clone(), reach(first, name)?))).collect();
+        let sites: BTreeSet<u32> = reach.values().flat_map(|seen| seen.sites.iter().copied()).collect();
+        let mutants = prepared.instrumented.mutants.iter();
+        let mutants = mutants.filter(|mutant| prepared.has_switch(mutant.id) && sites.contains(&mutant.site));
+        let options = ScoreOptions::default().for_mutants(first.wall);
+        let suite = Suite { binary: program, tests: names, reach: &reach };
+        let mut bench = Bench::new(&self.harness, suite, &options, prepared.instrumented.decoy());
+        let strong: Vec<String> =
+            laws.iter().filter(|law| law.key != properties::NO_PANIC).map(|law| of_law(law)).collect();
+        let mut noticed = BTreeSet::new();
+        let mut kills = Vec::new();
+        for mutant in spread(mutants.collect(), self.max_mutants) {
+            // Which laws kill has to be asked test by test; whether anything does ends with the first.
+            let failed = if laws.is_empty() || noticed.len() >= properties::MAX_LAWS {
+                bench
+                    .run_mutant(mutant.id, mutant.site)?
+                    .map(|outcome| outcome.killed_by.into_iter().collect())
+            } else {
+                bench.failures(mutant.id, mutant.site)?
+            };
+            let failed: Vec<String> = match failed {
+                Ok(failed) => failed,
+                Err(test) => return Ok(Err(test)),
+            };
+            noticed.extend(failed.iter().filter(|name| strong.contains(name)).cloned());
+            kills.push((mutant.id, failed));
+        }
+        Ok(Ok(kills))
+    }
+}
+
+type Kills = Vec<(u32, Vec<String>)>;
+
+/// The name of a law's test.
+fn of_law(law: &Law) -> String {
+    format!("property_tests::{}", law.name)
+}
+
+fn reach(run: &TestRun, name: &str) -> Option<Reach> {
+    run.extra.get(name).and_then(|text| Reach::parse(text))
 }
 
 /// At most `most` of the items, evenly spaced; all for 0.

@@ -330,6 +330,25 @@ fn a_test_that_fails_by_running_alone_kills_nothing() {
     assert!(error.to_string().contains("clamp: kills_no_mutant"), "{error}");
 }
 
+#[test]
+fn a_test_that_a_condition_leaves_out_spoils_no_row() {
+    let world = World::new(&[("words", "MIT", WORDS)]);
+    let row = hand_written("pub fn half(n: u32) -> u32 { n / 2 }", "assert_eq!(half(8), 4);");
+    world.write(
+        "curated/half.rs",
+        &row.replace(
+            "#[test]",
+            "#[cfg(windows)]\n    #[test]\n    fn elsewhere() { panic!() }\n\n    #[test]",
+        ),
+    );
+    let train = rows(&world.run().unwrap(), "train");
+    assert!(
+        train.iter().any(|row| row.id.ends_with("half")),
+        "{:?}",
+        train.iter().map(|r| &r.id).collect::<Vec<_>>()
+    );
+}
+
 /// A mutant that compiles beside the original alone is none: the switch keeps what a type is inferred from.
 #[test]
 fn only_mutants_that_compile_in_the_source_are_counted() {
@@ -338,6 +357,43 @@ fn only_mutants_that_compile_in_the_source_are_counted() {
     world.write("curated/push_all.rs", &hand_written(function, "push_all(\"abc\");"));
     let error = world.run().unwrap_err();
     assert!(error.to_string().contains("push_all: kills_no_mutant"), "{error}");
+}
+
+/// Test and validation get their rows although the crates that they were given first hold next to none.
+#[test]
+fn a_split_whose_crates_give_too_little_gets_another_crate_of_training() {
+    let good = |n: usize| {
+        format!(
+            "/// Adds.\n/// ```\n/// assert_eq!(k{n}::plus_{n}(1), {});\n/// ```\npub fn plus_{n}(x: u64) -> u64 {{\n    x * {} + {n}\n}}\n",
+            n + 3 + n,
+            n + 3
+        )
+    };
+    let names: Vec<String> = (0..12).map(|n| format!("k{n}")).collect();
+    // Every second crate has a test that fails.
+    let sources: Vec<String> = (0..12)
+        .map(|n| if n % 2 == 0 { good(n) } else { good(n).replace("assert_eq!", "assert_ne!") })
+        .collect();
+    let crates: Vec<(&str, &str, &str)> =
+        names.iter().zip(&sources).map(|(name, source)| (name.as_str(), "MIT", source.as_str())).collect();
+    let world = World::new(&crates);
+    for seed in [1, 2, 3] {
+        let out = format!("corpus-{seed}");
+        let corpus = world.path(&out);
+        let sizes = Params { train: 4, validation: 1, test: 2, ..params() };
+        ContextBuilder::new("build-corpus", &world.path(&format!("work-{out}")))
+            .input("sources", world.path("sources"))
+            .output("corpus", &corpus)
+            .seed(seed)
+            .run::<BuildCorpus>(sizes)
+            .unwrap();
+        let found = ["train", "validation", "test"].map(|split| rows(&corpus, split).len());
+        assert_eq!((found[1], found[2]), (1, 2), "seed {seed}: {found:?}");
+        // A crate stands in one split, so a good row may be one too many where it stands.
+        let all: usize = found.iter().sum();
+        assert!(all >= 4, "seed {seed}: {found:?}");
+        assert_eq!(manifest(&corpus).funnel.kept, all as u64);
+    }
 }
 
 #[test]

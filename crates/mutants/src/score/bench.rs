@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use harness::{Harness, RunOptions, TestBinary};
+use harness::{Harness, RunOptions, TestBinary, TestRun};
 use record::mutation::{MutantStatus, Verdict};
 
 use super::{MutantOutcome, ScoreError, ScoreOptions, env, failed};
@@ -45,9 +45,7 @@ impl<'b> Bench<'b> {
         site: u32,
     ) -> Result<Result<MutantOutcome, String>, ScoreError> {
         let outcome = |status, killed_by| MutantOutcome { status, killed_by, in_source: false };
-        let reaches =
-            |name: &&String| self.suite.reach.get(*name).is_some_and(|seen| seen.sites.contains(&site));
-        let only: Vec<String> = self.suite.tests.iter().filter(reaches).cloned().collect();
+        let only = self.reaching(site);
         if only.is_empty() {
             return Ok(Ok(outcome(MutantStatus::NoCoverage, None)));
         }
@@ -60,6 +58,26 @@ impl<'b> Bench<'b> {
             Some((name, Verdict::Timeout)) => outcome(MutantStatus::Timeout, Some(name)),
             Some((name, _)) => outcome(MutantStatus::Killed, Some(name)),
         }))
+    }
+
+    /// All tests that fail on the mutant, where [`Bench::run_mutant`] stops at the first one.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn failures(&mut self, mutant: u32, site: u32) -> Result<Result<Vec<String>, String>, ScoreError> {
+        let only = match self.dependable(self.reaching(site))? {
+            Ok(only) => only,
+            Err(test) => return Ok(Err(test)),
+        };
+        let run = self.run(mutant, &only, false)?;
+        let has_failed = |name: &String| failed(std::slice::from_ref(name), &run).is_some();
+        Ok(Ok(only.into_iter().filter(has_failed).collect()))
+    }
+
+    fn reaching(&self, site: u32) -> Vec<String> {
+        let reaches =
+            |name: &&String| self.suite.reach.get(*name).is_some_and(|seen| seen.sites.contains(&site));
+        self.suite.tests.iter().filter(reaches).cloned().collect()
     }
 
     /// Makes sure that what these tests say of a mutant is about the mutant: run in the same way with the switch on and
@@ -86,6 +104,10 @@ impl<'b> Bench<'b> {
         mutant: u32,
         only: &[String],
     ) -> Result<Option<(String, Verdict)>, ScoreError> {
+        Ok(failed(only, &self.run(mutant, only, true)?))
+    }
+
+    fn run(&mut self, mutant: u32, only: &[String], fail_fast: bool) -> Result<TestRun, ScoreError> {
         let used = only.iter().filter_map(|name| self.suite.reach.get(name)).map(|seen| seen.ticks).max();
         let fuel = used.unwrap_or(0).saturating_mul(self.options.fuel_factor);
         let fuel = fuel.saturating_add(self.options.fuel_floor);
@@ -93,10 +115,9 @@ impl<'b> Bench<'b> {
             env: env(mutant, Some(fuel)),
             only: Some(only.to_vec()),
             wall: self.options.wall,
-            fail_fast: true,
+            fail_fast,
         };
-        let run = self.harness.run(self.suite.binary, &options)?;
         self.n_processes += 1;
-        Ok(failed(only, &run))
+        Ok(self.harness.run(self.suite.binary, &options)?)
     }
 }
