@@ -24,6 +24,7 @@ pub(super) fn plan(args: &PlanArgs) -> Result<ExitCode> {
     let (pipeline, surroundings) = load(&args.common)?;
     let workspace = Workspace::open(pipeline, surroundings)?;
     let options = select(&workspace.pipeline, &workspace.graph, &args.select)?;
+    workspace.check_machine(options.selected.union(&options.served))?;
     let assessment = workspace.assess(&options.forced);
     workspace.store.save();
     let chosen = || options.selected.iter().map(|i| (&workspace.graph.nodes[*i], &assessment.outlooks[*i]));
@@ -83,6 +84,7 @@ pub(super) fn why(stage: &str, common: &Common) -> Result<ExitCode> {
     let (pipeline, surroundings) = load(common)?;
     let workspace = Workspace::open(pipeline, surroundings)?;
     let found = workspace.graph.find(stage).map_err(|e| graph_error(&workspace.pipeline, e))?;
+    workspace.check_machine(&workspace.graph.upstream(found.iter().copied().collect()))?;
     let assessment = workspace.assess(&Default::default());
     workspace.store.save();
     for i in found {

@@ -62,8 +62,9 @@ pub(super) fn run(args: &RunArgs) -> Result<ExitCode> {
     if cancellation.asked() {
         return Err(RunnerError::interrupted());
     }
-    refuse_stale(&workspace, built, args.no_build)?;
     let mut options = select(&workspace.pipeline, &workspace.graph, &args.select)?;
+    workspace.check_machine(options.selected.union(&options.served))?;
+    refuse_stale(&workspace, &options, built, args.no_build)?;
     options.keep_going = args.keep_going;
     check_served(&workspace, &options, args.require_cached)?;
     workspace.store.sweep_temporary();
@@ -168,9 +169,12 @@ fn build(
 }
 
 /// Programs that are not there, or that the build did not just make and that are older than their sources.
-fn refuse_stale(workspace: &Workspace, built: bool, no_build: bool) -> Result<()> {
+fn refuse_stale(workspace: &Workspace, options: &RunOptions, built: bool, no_build: bool) -> Result<()> {
     let command = workspace.pipeline.build.as_ref().map_or_else(|| "cargo build".to_owned(), |c| c.join(" "));
-    for (name, stage) in &workspace.stages {
+    let needed = options.selected.union(&options.served);
+    let needed: BTreeSet<&String> = needed.map(|i| &workspace.graph.nodes[*i].stage).collect();
+    for name in needed {
+        let stage = &workspace.stages[name];
         if let (Some(stale), false) = (&stage.stale, built) {
             let message =
                 format!("{} is older than its source {}", stale.program.display(), stale.source.display());

@@ -40,6 +40,8 @@ pub struct ResolvedStage {
     pub warnings: Vec<String>,
     /// The program is older than its sources.
     pub stale: Option<Stale>,
+    /// Tools that this machine lacks, and why. It matters to a run that needs the stage.
+    pub lacks: BTreeMap<String, String>,
 }
 
 /// A pipeline in its surroundings.
@@ -87,6 +89,23 @@ impl Workspace {
 
     pub fn stage(&self, node: &Node) -> (&StageConfig, &ResolvedStage) {
         (&self.pipeline.stages[&node.stage], &self.stages[&node.stage])
+    }
+
+    /// Whether this machine has what these nodes need.
+    ///
+    /// # Errors
+    /// What it lacks: without it their keys can't be known.
+    pub fn check_machine<'a>(&self, nodes: impl IntoIterator<Item = &'a usize>) -> Result<()> {
+        let needed: BTreeSet<&str> = nodes.into_iter().map(|i| self.graph.nodes[*i].stage.as_str()).collect();
+        let mut errors = Vec::new();
+        for stage in needed.into_iter().map(|name| &self.pipeline.stages[name]) {
+            for (tool, reason) in &self.stages[&stage.name].lacks {
+                let message = format!("stage `{}`: the tool `{tool}`: {reason}", stage.name);
+                let help = "install it, or remove it from `tools`";
+                errors.push(ConfigError::at(&self.pipeline.source, &stage.span, message).help(help));
+            }
+        }
+        if errors.is_empty() { Ok(()) } else { Err(RunnerError::Config(config::in_order(errors))) }
     }
 
     /// The key components of a node whose inputs are known by these digests.
@@ -137,11 +156,7 @@ fn resolve_stage(
     for tool in &stage.tools {
         match tools::version(store, &pipeline.dir, tool, &environment) {
             Ok(version) => drop(resolved.tools.insert(tool.clone(), version)),
-            Err(reason) => {
-                let message = format!("stage `{}`: the tool `{tool}`: {reason}", stage.name);
-                let help = "install it, or remove it from `tools`";
-                return Err(vec![ConfigError::at(&pipeline.source, &stage.span, message).help(help)]);
-            }
+            Err(reason) => drop(resolved.lacks.insert(tool.clone(), reason.to_string())),
         }
     }
     if stage.protocol == 2 && resolved.program.is_some() {

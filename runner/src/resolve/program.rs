@@ -165,6 +165,7 @@ pub(super) fn resolve(
         volatile: stage.volatile.clone(),
         warnings: Vec::new(),
         stale: None,
+        lacks: BTreeMap::new(),
     };
     match found {
         Some(found) => {

@@ -25,6 +25,30 @@ pass_env = ["SIDE"]
 "#;
 
 #[test]
+fn a_run_needs_the_tools_of_its_own_stages_alone() {
+    let project = Project::new(
+        r#"
+[stage.a]
+run = ["sh", "-c", "echo a > {out.o}"]
+outputs = ["o"]
+[stage.b]
+run = ["sh", "-c", "cp {in.x} {out.o}"]
+inputs = { x = "a.o" }
+outputs = ["o"]
+tools = ["no-such-tool"]
+"#,
+    );
+    project.runner(&["plan", "--until", "a"]).expect(0);
+    project.runner(&["run", "--until", "a"]).expect(0);
+    project.runner(&["why", "a"]).expect(0);
+    for command in
+        [&["run", "--until", "b"][..], &["run", "--only", "b"], &["plan", "--only", "b"], &["why", "b"]]
+    {
+        project.runner(command).expect(2).says("stage `b`: the tool `no-such-tool`: not found on PATH");
+    }
+}
+
+#[test]
 fn only_from_and_until() {
     let project = Project::new(CHAIN);
     project
