@@ -15,6 +15,8 @@
 // A block of 8 warps takes 16 tokens, a warp every eighth chunk of 32 features. Lane (g, t) takes features 8 t .. 8 t + 8 of a
 // chunk for tokens g and g + 8, as in lora.cu. The warps' partial sums are added in order. norm: up to 1,024 features, which
 // stay in registers. r up to 16. Tolerance: 1e-2 of the largest magnitude; masks exact.
+// H100, T = 8192, r = 16, dropout, a layer of Qwen2.5-0.5B: swiglu 112 us (2,140 GB/s), norm of three modules 30 us, of two
+// 24 us.
 
 #include "lora.cuh"
 #include "mma.cuh"

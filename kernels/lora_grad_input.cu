@@ -20,6 +20,8 @@
 // input: a warp keeps its features for 128 tokens. swiglu: a block takes 64 features and a slice of tokens, two warps for each
 // half of the features, in turn; r up to 16. norm: a block of 8 warps takes 16 tokens and up to 1,024 features.
 // Sums in float32, in an order that depends on shapes alone. Tolerance: 1e-2 of the largest magnitude; masks exact.
+// H100, T = 8192, r = 16, dropout, a layer of Qwen2.5-0.5B: swiglu 175 us (2,310 GB/s), norm of three modules 58 us and of
+// two 48 us (1,270 and 1,530 GB/s), input of o 15 us.
 
 #include "lora.cuh"
 #include "mma.cuh"
