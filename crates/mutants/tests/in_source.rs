@@ -3,63 +3,19 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod common;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use harness::{Harness, Libraries, Limits, Toolchain, parallel_map};
+use common::{Bench, row};
+use harness::parallel_map;
 use mutants::score::{Prepared, ScoreOptions, SuiteScore, run_planted, score_suite};
-use record::corpus::{CorpusRow, LinkTier, Oracle, RowContext, RowMetadata, SourceClass};
 use record::mutation::{MutantStatus, Verdict};
-use sandbox::Sandbox;
-
-fn row(function: &str) -> CorpusRow {
-    CorpusRow {
-        id: "row".into(),
-        function_code: function.into(),
-        unit_tests: String::new(),
-        property_tests: None,
-        context: RowContext::default(),
-        metadata: RowMetadata {
-            crate_name: "c".into(),
-            version: "1.0.0".into(),
-            path: "src/lib.rs".into(),
-            item: String::new(),
-            lines: [1, 1],
-            license: "MIT".into(),
-            complexity: 1,
-            has_generics: false,
-            has_lifetimes: false,
-            is_async: false,
-            is_unsafe: false,
-            uses_macros: false,
-            returns_result: false,
-            source_class: SourceClass::Curated,
-            property_class: None,
-            oracle: Oracle::Human,
-            link_tier: LinkTier::Curated,
-            mutants_killed: 0,
-            stratum: None,
-            sha256: String::new(),
-        },
-    }
-}
-
-struct Bench {
-    harness: Harness,
-    _scratch: tempfile::TempDir,
-}
 
 impl Bench {
-    fn new() -> Self {
-        let scratch = tempfile::tempdir().unwrap();
-        let path = scratch.path().to_path_buf();
-        let toolchain = Toolchain::find().unwrap();
-        let harness = Harness::new(toolchain, Libraries::none(), Sandbox::probe(), path, Limits::default());
-        Self { harness, _scratch: scratch }
-    }
-
     fn run(&self, function: &str, tests: &str) -> (Prepared, SuiteScore) {
-        let prepared = Prepared::judged(&self.harness, &row(function)).unwrap();
+        let prepared = Prepared::judged(&self.harness, &row(function, &[])).unwrap();
         let score = score_suite(&self.harness, &prepared, Some(tests), &ScoreOptions::default()).unwrap();
         assert!(score.passed, "{function}\n{:?} {:?}", score.error, score.tests);
         (prepared, score)

@@ -2,66 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod common;
+
 use std::path::{Path, PathBuf};
 
-use harness::{Harness, Libraries, Limits, Toolchain, parallel_map};
+use common::{Bench, row};
+use harness::parallel_map;
 use mutants::score::{Prepared, ScoreOptions, SuiteScore, planted_bug_is_found, score_suite};
-use record::corpus::{CorpusRow, LinkTier, Oracle, RowContext, RowMetadata, SourceClass};
 use record::mutation::{MutantStatus, Verdict};
-use sandbox::Sandbox;
-
-fn row(function: &str, items: &[&str]) -> CorpusRow {
-    CorpusRow {
-        id: "row".into(),
-        function_code: function.into(),
-        unit_tests: String::new(),
-        property_tests: None,
-        context: RowContext { imports: Vec::new(), items: items.iter().map(|&item| item.into()).collect() },
-        metadata: RowMetadata {
-            crate_name: "c".into(),
-            version: "1.0.0".into(),
-            path: "src/lib.rs".into(),
-            item: String::new(),
-            lines: [1, 1],
-            license: "MIT".into(),
-            complexity: 1,
-            has_generics: false,
-            has_lifetimes: false,
-            is_async: false,
-            is_unsafe: false,
-            uses_macros: false,
-            returns_result: false,
-            source_class: SourceClass::Curated,
-            property_class: None,
-            oracle: Oracle::Human,
-            link_tier: LinkTier::Curated,
-            mutants_killed: 0,
-            stratum: None,
-            sha256: String::new(),
-        },
-    }
-}
-
-struct Bench {
-    harness: Harness,
-    _scratch: tempfile::TempDir,
-}
 
 impl Bench {
-    fn new() -> Self {
-        let scratch = tempfile::tempdir().unwrap();
-        let toolchain = Toolchain::find().unwrap();
-        let path: &Path = scratch.path();
-        let harness = Harness::new(
-            toolchain,
-            Libraries::none(),
-            Sandbox::probe(),
-            path.to_path_buf(),
-            Limits::default(),
-        );
-        Self { harness, _scratch: scratch }
-    }
-
     fn prepare(&self, function: &str, items: &[&str]) -> Prepared {
         Prepared::judged(&self.harness, &row(function, items)).unwrap()
     }
