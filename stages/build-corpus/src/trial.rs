@@ -79,9 +79,6 @@ impl Court {
     }
 
     fn try_row(&self, row: CorpusRow, laws: bool) -> Result<Outcome, TrialError> {
-        if let Some(error) = self.compile_error(&row)? {
-            return Ok(dropped("does_not_compile", error));
-        }
         let laws = if laws && row.property_tests.is_none() { properties::laws(&row) } else { Vec::new() };
         let mut prepared = Prepared::new(&self.harness, &row)?;
         if let Some(why) = prepared.not_instrumentable {
@@ -89,7 +86,10 @@ impl Court {
         }
         let (laws, program) = match self.with_laws(&row, laws, &prepared)? {
             Ok(ready) => ready,
-            Err(why) => return Ok(dropped("not_instrumentable", why)),
+            Err(why) => {
+                let reason = self.compile_error(&row)?.map(|error| dropped("does_not_compile", error));
+                return Ok(reason.unwrap_or_else(|| dropped("not_instrumentable", why)));
+            }
         };
         let is_law = |name: &str| laws.iter().find(|law| name == format!("property_tests::{}", law.name));
         let first = self.run(&program, 0, None)?;
@@ -238,9 +238,10 @@ impl Court {
         if !kept.is_empty() {
             row.property_tests = Some(properties::block(&kept));
             row.metadata.property_class = Some(SourceClass::Synthesized);
-            if let Some(error) = self.compile_error(&row)? {
-                return Ok(dropped("does_not_compile", error));
-            }
+        }
+        // Whatever was compiled until here had mutants in it.
+        if let Some(error) = self.compile_error(&row)? {
+            return Ok(dropped("does_not_compile", error));
         }
         row.metadata.mutants_killed = u32::try_from(killed).unwrap_or(u32::MAX);
         Ok(Outcome::Kept(Box::new(row)))

@@ -301,6 +301,11 @@ impl<'a> LayerEmitter<'a> {
         Half { d_y, d_u, d_x }
     }
 
+    /// Whether anything of a projection is trained: then its backward reads its input.
+    fn trains(&self, of: Projection<'_>) -> bool {
+        of.group.is_some() || self.params.spec(of.weight).slab.is_some()
+    }
+
     /// Second half: gradients of weight and adapters. `x`: the input, `u`: the rank-r products of the forward.
     fn parameter_gradients(
         &mut self,
@@ -351,11 +356,16 @@ impl<'a> LayerEmitter<'a> {
         let mut ops = Vec::new();
         let half = self.input_gradient(layer, out, d, true, &mut ops);
         let Some(d_h) = half.d_x else { return };
-        let (activation, h) = self.swiglu(layer, gate_up);
+        let h = self.trains(out).then(|| {
+            let (activation, h) = self.swiglu(layer, gate_up);
+            ops.push(activation);
+            h
+        });
         let d_gate_up = self.grad(layer, "gate_up", gate_up.cols);
-        ops.push(activation);
         ops.push(Op::SwiGluGrad { gate_up, d_out: d_h, d_gate_up });
-        self.parameter_gradients(layer, out, half, (h, tape.u_down), &mut ops);
+        if let Some(h) = h {
+            self.parameter_gradients(layer, out, half, (h, tape.u_down), &mut ops);
+        }
         self.plan.step(Block::MlpOutBackward, Some(layer), std::mem::take(&mut ops));
 
         let half = self.input_gradient(layer, into, d_gate_up, true, &mut ops);
@@ -363,8 +373,10 @@ impl<'a> LayerEmitter<'a> {
         if let Some(d_n2) = half.d_x {
             self.norm_backward(x1, rstd2, params.post_norm, d_n2, d, &mut ops);
         }
-        let n2 = self.normed(layer, "n2", n2, (x1, params.post_norm), &mut ops);
-        self.parameter_gradients(layer, into, half, (n2, u_gate_up), &mut ops);
+        if self.trains(into) {
+            let n2 = self.normed(layer, "n2", n2, (x1, params.post_norm), &mut ops);
+            self.parameter_gradients(layer, into, half, (n2, u_gate_up), &mut ops);
+        }
         self.plan.step(Block::MlpInBackward, Some(layer), ops);
     }
 
@@ -402,8 +414,10 @@ impl<'a> LayerEmitter<'a> {
         if let Some(d_n1) = half.d_x {
             self.norm_backward(tape.x, saved.rstd1, params.input_norm, d_n1, d, &mut ops);
         }
-        let n1 = self.normed(layer, "n1", saved.n1, (tape.x, params.input_norm), &mut ops);
-        self.parameter_gradients(layer, into, half, (n1, saved.u_qkv), &mut ops);
+        if self.trains(into) {
+            let n1 = self.normed(layer, "n1", saved.n1, (tape.x, params.input_norm), &mut ops);
+            self.parameter_gradients(layer, into, half, (n1, saved.u_qkv), &mut ops);
+        }
         self.plan.step(Block::AttentionInBackward, Some(layer), ops);
     }
 }
