@@ -96,6 +96,32 @@ fn costs_are_those_of_the_arithmetic() {
     assert!((2.05e9..2.2e9).contains(&per_token), "{per_token:e}");
 }
 
+/// Inputs are computed again only where something that reads them is trained.
+#[test]
+fn any_set_of_adapters_verifies_and_nothing_is_computed_for_nobody() {
+    for bits in 1..1u32 << 7 {
+        let modules: [bool; 7] = std::array::from_fn(|module| bits >> module & 1 == 1);
+        let params = ModelParams::new(small(), Some(LoraShape { rank: 4, modules }), false, true, 64);
+        for save in [SavePolicy::All, SavePolicy::NoGateUp, SavePolicy::Input] {
+            let plan = train_plan(&params, 64, Some(&[save; 3]), true).plan;
+            verify(&plan, &placed(&plan, &BTreeSet::new())).unwrap();
+            let count = |block, wanted: fn(&Op) -> bool| {
+                let steps = plan.steps.iter().filter(|step| step.block == block);
+                steps.flat_map(|step| &step.ops).filter(|op| wanted(op)).count()
+            };
+            let norms = |block| count(block, |op| matches!(op, Op::RmsNorm { .. }));
+            let layers = |trained: bool| if trained { 3 } else { 0 };
+            let activations = count(Block::MlpOutBackward, |op| matches!(op, Op::SwiGlu { .. }));
+            assert_eq!(activations, layers(modules[6]), "{modules:?} {save:?}");
+            let (inner, outer) = (modules[4] || modules[5], modules[0] || modules[1] || modules[2]);
+            let n2_held = save != SavePolicy::All;
+            assert_eq!(norms(Block::MlpInBackward), layers(inner && !n2_held), "{modules:?} {save:?}");
+            let n1_held = save == SavePolicy::Input;
+            assert_eq!(norms(Block::AttentionInBackward), layers(outer && !n1_held), "{modules:?} {save:?}");
+        }
+    }
+}
+
 #[test]
 fn keeping_less_takes_less() {
     let peak = |save| {
