@@ -1,14 +1,16 @@
-//! The child's side, between fork and exec: everything here is prepared before the fork and then only makes system
-//! calls, because after the fork of a process with threads no lock (so no allocation) is safe.
+//! How a process confines itself, between fork and exec: everything here is prepared before the fork and then only makes
+//! system calls, because after the fork of a process with threads no lock (so no allocation) is safe.
 //!
 //! With namespaces there are three processes. The child of the fork enters the new namespaces and waits (the watcher);
 //! its child is process 1 of the new process namespace, reaps everything and reports how the command ended (the init);
 //! the init's child becomes the command. When the init ends, the kernel kills whatever is left in the namespace.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::RawFd;
 
-use crate::filter::Filter;
+use libc::sock_filter;
+
+use crate::filter;
 
 /// How to leave the system's namespaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,24 +21,27 @@ pub(crate) enum Namespaces {
     Plain,
 }
 
-/// Everything a child needs, ready before the fork.
+/// Everything that confines a child, ready before the fork. A descriptor that isn't needed is -1.
 #[derive(Debug)]
-pub(crate) struct Prepared {
+pub(crate) struct Confinement<'a> {
     pub(crate) namespaces: Option<Namespaces>,
-    pub(crate) uid_map: Vec<u8>,
-    pub(crate) gid_map: Vec<u8>,
-    pub(crate) landlock: Option<OwnedFd>,
-    pub(crate) filter: Option<Filter>,
-    pub(crate) rlimits: Vec<(libc::__rlimit_resource_t, u64)>,
+    pub(crate) uid_map: &'a [u8],
+    pub(crate) gid_map: &'a [u8],
+    /// Landlock's rules.
+    pub(crate) landlock: RawFd,
+    /// Empty for none.
+    pub(crate) filter: &'a mut [sock_filter],
+    /// Resource and limit.
+    pub(crate) rlimits: &'a [[u64; 2]],
     /// Writable files that move the writer into its control group.
-    pub(crate) groups: Vec<std::fs::File>,
+    pub(crate) groups: &'a [RawFd],
     /// The init writes the command's wait status here.
-    pub(crate) status: Option<OwnedFd>,
+    pub(crate) status: RawFd,
     /// Survives the exec.
-    pub(crate) verdicts: Option<OwnedFd>,
+    pub(crate) verdicts: RawFd,
 }
 
-impl Prepared {
+impl Confinement<'_> {
     /// Confines the calling process. With namespaces, returns in a grandchild.
     ///
     /// # Safety
@@ -46,25 +51,25 @@ impl Prepared {
         unsafe {
             libc::setsid();
             check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0))?;
-            for group in &self.groups {
-                check_len(libc::write(group.as_raw_fd(), b"0".as_ptr().cast(), 1))?;
+            for group in self.groups {
+                check_len(libc::write(*group, b"0".as_ptr().cast(), 1))?;
             }
             if let Some(namespaces) = self.namespaces {
                 self.enter(namespaces)?;
             }
-            for (resource, limit) in &self.rlimits {
-                let value = libc::rlimit { rlim_cur: *limit, rlim_max: *limit };
-                check(libc::setrlimit(*resource, &value))?;
+            for &[resource, limit] in self.rlimits {
+                let value = libc::rlimit { rlim_cur: limit, rlim_max: limit };
+                check(libc::setrlimit(resource as libc::__rlimit_resource_t, &value))?;
             }
             self.keep_files()?;
             check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
             drop_capabilities()?;
-            if let Some(rules) = &self.landlock {
-                check_len(libc::syscall(libc::SYS_landlock_restrict_self, rules.as_raw_fd(), 0) as isize)?;
+            if self.landlock >= 0 {
+                check_len(libc::syscall(libc::SYS_landlock_restrict_self, self.landlock, 0) as isize)?;
             }
-            if let Some(filter) = &mut self.filter {
-                filter.set_pid(libc::getpid() as u32);
-                let program = filter.program();
+            if !self.filter.is_empty() {
+                filter::set_pid(self.filter, libc::getpid() as u32);
+                let program = filter::program(self.filter);
                 check(libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program, 0, 0))?;
             }
         }
@@ -81,8 +86,8 @@ impl Prepared {
             check(libc::unshare(flags))?;
             if namespaces == Namespaces::User {
                 write_file(c"/proc/self/setgroups", b"deny")?;
-                write_file(c"/proc/self/uid_map", &self.uid_map)?;
-                write_file(c"/proc/self/gid_map", &self.gid_map)?;
+                write_file(c"/proc/self/uid_map", self.uid_map)?;
+                write_file(c"/proc/self/gid_map", self.gid_map)?;
             }
             let init = fork()?;
             if init != 0 {
@@ -91,7 +96,7 @@ impl Prepared {
             check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0))?;
             let command = fork()?;
             if command != 0 {
-                reap(command, self.status.as_ref().map_or(-1, AsRawFd::as_raw_fd));
+                reap(command, self.status);
             }
             check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0))
         }
@@ -107,9 +112,9 @@ impl Prepared {
                     libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC);
                 }
             }
-            match &self.verdicts {
-                Some(fd) => check(libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, 0)),
-                None => Ok(()),
+            match self.verdicts {
+                ..0 => Ok(()),
+                fd => check(libc::fcntl(fd, libc::F_SETFD, 0)),
             }
         }
     }
@@ -148,27 +153,46 @@ unsafe fn reap(command: libc::pid_t, report: RawFd) -> ! {
 unsafe fn close_all_but(keep: RawFd) {
     // SAFETY: the caller uses no other descriptor afterwards.
     unsafe {
-        let close = |from: libc::c_uint, to: libc::c_uint| {
-            if from <= to && libc::syscall(libc::SYS_close_range, from, to, 0) != 0 {
-                for fd in from..=to.min(1023) {
-                    libc::close(fd as RawFd);
-                }
-            }
-        };
         match libc::c_uint::try_from(keep) {
-            Ok(0) | Err(_) => close(0, libc::c_uint::MAX),
+            Ok(0) | Err(_) => close_range(0, libc::c_uint::MAX),
             Ok(keep) => {
-                close(0, keep - 1);
-                close(keep + 1, libc::c_uint::MAX);
+                close_range(0, keep - 1);
+                close_range(keep + 1, libc::c_uint::MAX);
+            }
+        }
+    }
+}
+
+/// Closes both and all between.
+///
+/// # Safety
+/// The caller uses none of them afterwards.
+pub(crate) unsafe fn close_range(from: libc::c_uint, to: libc::c_uint) {
+    // SAFETY: as above.
+    unsafe {
+        if from <= to && libc::syscall(libc::SYS_close_range, from, to, 0) != 0 {
+            for fd in from..=to.min(1023) {
+                libc::close(fd as RawFd);
             }
         }
     }
 }
 
 /// The bare system call: the C library's `fork` takes locks that another thread may have held.
-unsafe fn fork() -> io::Result<libc::pid_t> {
+pub(crate) unsafe fn fork() -> io::Result<libc::pid_t> {
     // SAFETY: without CLONE_VM the child has its own memory, as after a fork.
-    let pid = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) };
+    unsafe { clone(0) }
+}
+
+/// A fork whose child is a child of the caller's parent.
+pub(crate) unsafe fn fork_beside() -> io::Result<libc::pid_t> {
+    // SAFETY: as in `fork`.
+    unsafe { clone(libc::CLONE_PARENT) }
+}
+
+unsafe fn clone(flags: libc::c_int) -> io::Result<libc::pid_t> {
+    // SAFETY: the caller's.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags | libc::SIGCHLD, 0, 0, 0, 0) };
     if pid < 0 { Err(io::Error::last_os_error()) } else { Ok(pid as libc::pid_t) }
 }
 
@@ -206,14 +230,14 @@ unsafe fn drop_capabilities() -> io::Result<()> {
     }
 }
 
-fn check(code: libc::c_int) -> io::Result<()> {
+pub(crate) fn check(code: libc::c_int) -> io::Result<()> {
     if code < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-fn check_len(length: isize) -> io::Result<()> {
+pub(crate) fn check_len(length: isize) -> io::Result<()> {
     if length < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-fn errno() -> i32 {
+pub(crate) fn errno() -> i32 {
     io::Error::last_os_error().raw_os_error().unwrap_or(0)
 }

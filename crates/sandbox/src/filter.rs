@@ -21,7 +21,7 @@ const ARCH: u32 = 4;
 const ARG0: u32 = 16;
 const ARG1: u32 = 24;
 
-/// Stands for the child's process id until [`Filter::set_pid`].
+/// Stands for the child's process id until [`set_pid`].
 const PID_MARK: u32 = 0x7FFF_FF01;
 /// Calls of the x32 ABI carry this bit: another number for the same call.
 #[cfg(target_arch = "x86_64")]
@@ -62,17 +62,8 @@ impl Filter {
         filter
     }
 
-    /// Puts the calling process's id in place of the mark. Safe between fork and exec.
-    pub(crate) fn set_pid(&mut self, pid: u32) {
-        for instruction in &mut self.program {
-            if instruction.k == PID_MARK {
-                instruction.k = pid;
-            }
-        }
-    }
-
-    pub(crate) fn program(&mut self) -> libc::sock_fprog {
-        libc::sock_fprog { len: self.program.len() as u16, filter: self.program.as_mut_ptr() }
+    pub(crate) fn instructions(&self) -> &[sock_filter] {
+        &self.program
     }
 
     fn check_architecture(&mut self) {
@@ -135,6 +126,20 @@ impl Filter {
         // SAFETY: the macro-like function only builds a value.
         self.program.push(unsafe { BPF_JUMP((BPF_JMP | test | BPF_K) as u16, k, if_true, if_false) });
     }
+}
+
+/// Puts the calling process's id in place of the mark. Safe between fork and exec.
+pub(crate) fn set_pid(instructions: &mut [sock_filter], pid: u32) {
+    for instruction in instructions {
+        if instruction.k == PID_MARK {
+            instruction.k = pid;
+        }
+    }
+}
+
+/// The instructions as the kernel takes them.
+pub(crate) fn program(instructions: &mut [sock_filter]) -> libc::sock_fprog {
+    libc::sock_fprog { len: instructions.len() as u16, filter: instructions.as_mut_ptr() }
 }
 
 /// Refused to compilers and programs alike. `ENOSYS` where callers have a fallback for an older kernel: glibc goes back
@@ -279,7 +284,7 @@ mod tests {
         let mut filter = Filter::new(Profile::Program);
         let marks = |filter: &Filter, k: u32| filter.program.iter().filter(|i| i.k == k).count();
         assert_eq!(marks(&filter, PID_MARK), 1);
-        filter.set_pid(0x1234_5678);
+        set_pid(&mut filter.program, 0x1234_5678);
         assert_eq!((marks(&filter, PID_MARK), marks(&filter, 0x1234_5678)), (0, 1));
     }
 }

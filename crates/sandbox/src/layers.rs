@@ -9,9 +9,22 @@ use std::time::Duration;
 use record::compile::Isolation;
 
 use crate::cgroup::{Hierarchy, Lease, Pool};
-use crate::child::{Namespaces, Prepared};
+use crate::child::{Confinement, Namespaces};
 use crate::filter::Filter;
 use crate::{Command, Limits, Profile, SandboxError, rules, watch};
+
+/// What confines one command, on the side of the program that asks for it.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) namespaces: Option<Namespaces>,
+    pub(crate) uid_map: Vec<u8>,
+    pub(crate) gid_map: Vec<u8>,
+    pub(crate) landlock: Option<OwnedFd>,
+    pub(crate) filter: Option<Filter>,
+    pub(crate) rlimits: Vec<[u64; 2]>,
+    /// Must outlive the child.
+    pub(crate) group: Option<Lease>,
+}
 
 /// The layers that work here.
 #[derive(Debug, Clone, Default)]
@@ -82,30 +95,25 @@ impl Layers {
             .collect()
     }
 
-    /// The child's side of these layers for one command; the group must outlive the child.
-    pub(crate) fn prepare(&self, command: &Command) -> Result<(Prepared, Option<Lease>), SandboxError> {
+    /// What these layers are for one command.
+    pub(crate) fn prepare(&self, command: &Command) -> Result<Prepared, SandboxError> {
         let system = SandboxError::system;
         let group = match &self.cgroup {
             Some(pool) => Some(pool.take(&command.limits).map_err(system("make a control group"))?),
             None => None,
         };
-        let members = group.iter().flat_map(Lease::members).map(std::fs::File::try_clone);
-        let groups = members.collect::<Result<_, _>>().map_err(system("open a control group"))?;
         let landlock = self.landlock_abi.map(|_| rules::ruleset(command)).transpose()?;
         // SAFETY: these calls only return numbers.
         let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
-        let prepared = Prepared {
+        Ok(Prepared {
             namespaces: self.namespaces,
             uid_map: format!("{uid} {uid} 1").into_bytes(),
             gid_map: format!("{gid} {gid} 1").into_bytes(),
             landlock,
             filter: self.seccomp.then(|| Filter::new(command.profile)),
-            rlimits: self.rlimits(command),
-            groups,
-            status: None,
-            verdicts: None,
-        };
-        Ok((prepared, group))
+            rlimits: self.rlimits(command).into_iter().map(|(what, limit)| [what.into(), limit]).collect(),
+            group,
+        })
     }
 
     fn rlimits(&self, command: &Command) -> Vec<(libc::__rlimit_resource_t, u64)> {
@@ -139,14 +147,27 @@ impl Layers {
 
     fn try_once(&self) -> Result<bool, SandboxError> {
         let system = SandboxError::system;
-        let (mut prepared, _group) = self.prepare(&probe_command())?;
+        let prepared = self.prepare(&probe_command())?;
         let (mut from_init, to_parent) = pipe_file()?;
-        prepared.status = Some(to_parent);
+        let groups: Vec<_> = prepared.group.iter().flat_map(Lease::members).map(AsRawFd::as_raw_fd).collect();
+        let mut filter =
+            prepared.filter.as_ref().map_or_else(Vec::new, |filter| filter.instructions().to_vec());
+        let mut confinement = Confinement {
+            namespaces: prepared.namespaces,
+            uid_map: &prepared.uid_map,
+            gid_map: &prepared.gid_map,
+            landlock: prepared.landlock.as_ref().map_or(-1, AsRawFd::as_raw_fd),
+            filter: &mut filter,
+            rlimits: &prepared.rlimits,
+            groups: &groups,
+            status: to_parent.as_raw_fd(),
+            verdicts: -1,
+        };
         // SAFETY: the child applies the layers (system calls only) and exits without returning.
         let pid = unsafe {
             let pid = libc::fork();
             if pid == 0 {
-                let code = if prepared.apply().is_ok() { 0 } else { 1 };
+                let code = if confinement.apply().is_ok() { 0 } else { 1 };
                 libc::_exit(code);
             }
             pid
@@ -154,7 +175,7 @@ impl Layers {
         if pid < 0 {
             return Err(system("fork")(std::io::Error::last_os_error()));
         }
-        drop(prepared);
+        drop(to_parent);
         let mut status = 0;
         // SAFETY: waits for the child made above.
         while unsafe { libc::waitpid(pid, &mut status, 0) } < 0 {

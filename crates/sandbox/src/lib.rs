@@ -15,16 +15,18 @@ mod child;
 mod command;
 mod error;
 mod filter;
+mod launcher;
 mod layers;
+mod order;
 mod rules;
 mod watch;
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::AsRawFd;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{ExitStatus, Stdio};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::sync::Arc;
 use std::time::Instant;
 
 pub use command::{Command, Finished, Limits, Profile, Status};
@@ -32,7 +34,10 @@ pub use error::SandboxError;
 
 use record::compile::Isolation;
 
+use cgroup::Lease;
+use launcher::{Launched, Launcher};
 use layers::Layers;
+use order::Files;
 use watch::{Drain, Watched};
 
 /// What this machine can put between a child and the rest of the system.
@@ -40,15 +45,19 @@ use watch::{Drain, Watched};
 pub struct Sandbox {
     layers: Layers,
     isolation: Isolation,
+    /// `None` where it could not be started: then each command gets its own.
+    launcher: Option<Arc<Launcher>>,
 }
 
 impl Sandbox {
-    /// Tries every layer once, for real.
+    /// Tries every layer once, for real. Also makes the small process that starts every command: the less memory the
+    /// program holds when it calls this, the faster commands start.
     #[must_use]
     pub fn probe() -> Self {
+        let launcher = Launcher::start().ok().map(Arc::new);
         let layers = Layers::probe();
         let isolation = layers.isolation();
-        Self { layers, isolation }
+        Self { layers, isolation, launcher }
     }
 
     /// The same sandbox with the layers above `level` left off; for tests of what the lower layers hold alone.
@@ -66,7 +75,7 @@ impl Sandbox {
             layers.seccomp = false;
         }
         let isolation = layers.isolation();
-        Self { layers, isolation }
+        Self { layers, isolation, launcher: self.launcher.clone() }
     }
 
     /// The level and layers that every [`Sandbox::run`] gets.
@@ -91,37 +100,35 @@ impl Sandbox {
     /// When the child can't be started or watched. A child that fails, is killed or runs out of time is no error.
     pub fn run(&self, command: &Command) -> Result<Finished, SandboxError> {
         let system = SandboxError::system;
-        let start = |source| SandboxError::Start { program: command.program.clone(), source };
-        let (mut prepared, group) = self.layers.prepare(command)?;
-        let (from_init, to_parent) = watch::pipe().map_err(system("make a pipe"))?;
-        prepared.status = Some(to_parent);
-        let mut process = std::process::Command::new(&command.program);
-        process.args(&command.args).env_clear().envs(&command.env).current_dir(&command.current_dir);
-        process.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut verdict_pipe = None;
-        if let Some(variable) = &command.verdict_fd_env {
-            let (read, write) = watch::pipe().map_err(system("make a pipe"))?;
-            process.env(variable, OsString::from(write.as_raw_fd().to_string()));
-            prepared.verdicts = Some(write);
-            verdict_pipe = Some(File::from(read));
-        }
-        // SAFETY: `apply` makes system calls only, on what was prepared here.
-        unsafe { process.pre_exec(move || prepared.apply()) };
-
+        let prepared = self.layers.prepare(command)?;
+        let pipe = || watch::pipe().map_err(system("make a pipe"));
+        let (from_init, status) = pipe()?;
+        let (stdout, child_stdout) = pipe()?;
+        let (stderr, child_stderr) = pipe()?;
+        let (verdicts, child_verdicts) = match &command.verdict_fd_env {
+            Some(_) => pipe().map(|(read, write)| (Some(read), Some(write)))?,
+            None => (None, None),
+        };
         let began = Instant::now();
-        let mut child = process.spawn().map_err(start)?;
-        // The child's ends of the pipes live in `process`.
-        drop(process);
-        let watched = Watched::new(child.id());
+        let files = Files {
+            stdout: child_stdout.as_fd(),
+            stderr: child_stderr.as_fd(),
+            status: status.as_fd(),
+            landlock: prepared.landlock.as_ref().map(AsFd::as_fd),
+            verdicts: child_verdicts.as_ref().map(AsFd::as_fd),
+            groups: prepared.group.iter().flat_map(Lease::members).map(AsFd::as_fd).collect(),
+        };
+        let mut watched = self.launch(command, &order::encode(command, &prepared, &files)?, &files)?;
+        drop((status, child_stdout, child_stderr, child_verdicts));
         let keep = command.limits.output_bytes;
-        let mut out = Drain::new(child.stdout.take(), keep).map_err(system("read a pipe"))?;
-        let mut err = Drain::new(child.stderr.take(), keep).map_err(system("read a pipe"))?;
-        let mut verdicts = Drain::new(verdict_pipe, keep).map_err(system("read a pipe"))?;
+        let drain =
+            |pipe: Option<OwnedFd>| Drain::new(pipe.map(File::from), keep).map_err(system("read a pipe"));
+        let (mut out, mut err) = (drain(Some(stdout))?, drain(Some(stderr))?);
+        let mut verdicts = drain(verdicts)?;
         let ended = watched.wait(&mut out, &mut err, &mut verdicts, began + command.limits.wall);
-        watched.kill_group();
-        let status = child.wait().map_err(system("wait for a child"))?;
+        let status = watched.end().map_err(system("wait for a child"))?;
         let wall = began.elapsed();
-        drop(group);
+        drop(prepared);
         watch::drain_rest(&mut out);
         watch::drain_rest(&mut err);
         watch::drain_rest(&mut verdicts);
@@ -138,6 +145,24 @@ impl Sandbox {
             truncated,
             wall,
         })
+    }
+
+    fn launch(&self, command: &Command, order: &[u8], files: &Files) -> Result<Watched, SandboxError> {
+        let start = |source| SandboxError::Start { program: command.program.clone(), source };
+        let own;
+        let launcher = match &self.launcher {
+            Some(launcher) => launcher.as_ref(),
+            None => {
+                own = Launcher::start().map_err(start)?;
+                &own
+            }
+        };
+        let Launched { pid, failure } = launcher.launch(order, files).map_err(start)?;
+        let watched = pid.map(Watched::new);
+        match (watched, failure) {
+            (Some(watched), None) => Ok(watched),
+            (_, failure) => Err(start(failure.unwrap_or_else(|| io::ErrorKind::Other.into()))),
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 /// Without a process descriptor (kernels before 5.3) the child is looked at this often.
@@ -54,17 +56,17 @@ impl<R: Read + AsRawFd> Drain<R> {
 pub(crate) struct Watched {
     pid: libc::pid_t,
     descriptor: Option<OwnedFd>,
+    reaped: bool,
 }
 
 impl Watched {
-    pub(crate) fn new(pid: u32) -> Self {
-        let pid = pid as libc::pid_t;
+    pub(crate) fn new(pid: libc::pid_t) -> Self {
         // SAFETY: the call returns a fresh descriptor or an error.
         let descriptor = unsafe {
             let fd = libc::syscall(libc::SYS_pidfd_open, pid, 0);
             (fd >= 0).then(|| OwnedFd::from_raw_fd(fd as RawFd))
         };
-        Self { pid, descriptor }
+        Self { pid, descriptor, reaped: false }
     }
 
     /// Reads the pipes until the process ends (true) or the deadline passes (false). The process is not reaped: its id
@@ -110,12 +112,36 @@ impl Watched {
         }
     }
 
-    /// Kills the process and all of its group.
-    pub(crate) fn kill_group(&self) {
+    /// Kills what is left of the process and its group. Returns how the process ended.
+    pub(crate) fn end(&mut self) -> io::Result<ExitStatus> {
+        self.kill_group();
+        let mut status = 0;
+        // SAFETY: the call fills the number; a child is reaped once.
+        while unsafe { libc::waitpid(self.pid, &mut status, 0) } < 0 {
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+        }
+        self.reaped = true;
+        Ok(ExitStatus::from_raw(status))
+    }
+
+    fn kill_group(&self) {
         // SAFETY: the group is led by a child that was not reaped yet, so the number can't belong to others.
         unsafe {
             libc::kill(-self.pid, libc::SIGKILL);
             libc::kill(self.pid, libc::SIGKILL);
+        }
+    }
+}
+
+/// A child that nobody waited for to its end is not left behind.
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if !self.reaped {
+            // Nothing can be done about a failure here.
+            let _ = self.end();
         }
     }
 }
