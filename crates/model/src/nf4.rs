@@ -2,6 +2,9 @@
 //!
 //! Values are taken flat, row-major, in blocks of 64. Each is divided by its block's largest magnitude and becomes the
 //! nearest of 16 levels, the quantiles of a normal distribution. Two codes make a byte, the even element in the high nibble.
+//! Numbers below the smallest normal one count as zero there, so they do here.
+//! bitsandbytes multiplies by an approximate reciprocal of the magnitude (one unit in the last place off for some), this
+//! module by the rounded one: a value that comes to lie within that unit of the middle of two levels may get the other one.
 //! With double quantisation the block maxima are themselves stored in 8 bits: their mean is taken off, and blocks of
 //! 256 of them are scaled by the largest magnitude and rounded to a 256-entry table of signed, dynamic exponent.
 
@@ -32,23 +35,25 @@ pub const LEVELS: [f32; 16] = [
     1.0,
 ];
 
-/// A value above `THRESHOLDS[i]` has a code above `i`. The decimals of bitsandbytes, not means computed anew.
+/// A value above `THRESHOLDS[i]` has a code above `i`. The decimals of bitsandbytes' kernel, not means computed anew: most lie
+/// halfway between two numbers of float32, so that with fewer digits some would be rounded to the other one.
+#[expect(clippy::excessive_precision, reason = "the last digits decide the rounding")]
 const THRESHOLDS: [f32; 15] = [
-    -0.848_096_4,
-    -0.610_632_9,
-    -0.459_995_27,
-    -0.339_679_43,
-    -0.234_607_41,
-    -0.137_911_73,
-    -0.045_525_018,
-    0.039_790_15,
-    0.120_255_25,
-    0.203_521_25,
-    0.292_013_77,
-    0.389_312_54,
-    0.501_663_4,
-    0.642_786_9,
-    0.861_478_4,
+    -0.848_096_400_499_343_9,
+    -0.610_632_926_225_662_2,
+    -0.459_995_269_775_390_6,
+    -0.339_679_434_895_515_44,
+    -0.234_607_405_960_559_84,
+    -0.137_911_733_239_889_14,
+    -0.045_525_018_125_772_476,
+    0.039_790_149_778_127_67,
+    0.120_255_250_483_751_3,
+    0.203_521_251_678_466_8,
+    0.292_013_771_831_989_3,
+    0.389_312_535_524_368_3,
+    0.501_663_416_624_069_2,
+    0.642_786_920_070_648_2,
+    0.861_478_418_111_801_1,
 ];
 
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -92,7 +97,7 @@ impl Nf4 {
         {
             return Err(Nf4Error::NotFinite { index, value: values[index] });
         }
-        let maxima: Vec<f32> = values.chunks(BLOCK).map(largest).collect();
+        let maxima: Vec<f32> = values.chunks(BLOCK).map(|block| flushed(largest(block))).collect();
         let mut codes = Vec::with_capacity(values.len().div_ceil(2));
         for (block, &max) in values.chunks(BLOCK).zip(&maxima) {
             let block_codes = block_codes(block, 1.0 / max);
@@ -214,9 +219,10 @@ fn mean(values: &[f32]) -> f32 {
 /// Codes of up to [`BLOCK`] values; what a short block lacks counts as zeros, as bitsandbytes pads.
 /// A block of zeros gives 0 * inf, which is above no threshold: code 0, whose level times 0 is 0.
 fn block_codes(block: &[f32], inverse: f32) -> [u8; BLOCK] {
+    let inverse = flushed(inverse);
     let mut scaled = [0.0 * inverse; BLOCK];
     for (scaled, value) in scaled.iter_mut().zip(block) {
-        *scaled = value * inverse;
+        *scaled = flushed(*value) * inverse;
     }
     // One threshold for all values after another: the loop inside runs on several values at a time.
     let mut codes = [0u32; BLOCK];
@@ -226,6 +232,11 @@ fn block_codes(block: &[f32], inverse: f32) -> [u8; BLOCK] {
         }
     }
     codes.map(|code| code as u8)
+}
+
+/// Zero for numbers below the smallest normal one, which bitsandbytes' kernel does not know.
+fn flushed(value: f32) -> f32 {
+    if value.abs() < f32::MIN_POSITIVE { 0.0 } else { value }
 }
 
 /// The index of the entry of a sorted table that bitsandbytes takes for `value`: the nearest, a tie to the lower side
@@ -299,10 +310,12 @@ mod tests {
         let maxima: Vec<f32> = values
             .chunks(BLOCK)
             .map(|block| block.iter().map(|v| v.abs()).max_by(f32::total_cmp).unwrap_or(0.0))
+            .map(|max| if max.is_subnormal() { 0.0 } else { max })
             .collect();
         let code = |i: usize| {
-            let scaled =
-                values.get(i).copied().unwrap_or(0.0) * (1.0 / maxima[i.min(values.len() - 1) / BLOCK]);
+            let normal = |v: f32| if v.is_subnormal() { 0.0 } else { v };
+            let inverse = normal(1.0 / maxima[i.min(values.len() - 1) / BLOCK]);
+            let scaled = normal(values.get(i).copied().unwrap_or(0.0)) * inverse;
             THRESHOLDS.iter().filter(|&&threshold| scaled > threshold).count()
         };
         let codes =
