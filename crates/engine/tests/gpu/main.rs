@@ -7,5 +7,6 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod golden;
+mod modules;
 mod operations;
 mod repeat;
