@@ -12,16 +12,16 @@
 // | u         | T x (n r)                 | float32                                 |
 // | augmented | T x P, behind h or n      | bfloat16(u), then zeros                 |
 //
-// A block of 8 warps takes 16 tokens, a warp every eighth chunk of 32 features. Lane (g, t) takes features 8 t .. 8 t + 8 of a
-// chunk for tokens g and g + 8, as in lora.cu. The warps' partial sums are added in order. norm: up to 1,024 features, which
-// stay in registers. r up to 16. Tolerance: 1e-2 of the largest magnitude; masks exact.
-// H100, T = 8192, r = 16, dropout, a layer of Qwen2.5-0.5B: swiglu 112 us (2,140 GB/s), norm of three modules 30 us, of two
-// 24 us.
+// A block takes 16 tokens, a warp every eighth (or sixteenth) chunk of 32 features. Lane (g, t) takes features 8 t .. 8 t + 8 of
+// a chunk for tokens g and g + 8, as in lora.cu. The warps' partial sums are added in order. swiglu: four stages of copies to
+// shared memory, two blocks on a multiprocessor. norm: up to 1,024 features, which stay in registers. r up to 16.
+// Tolerance: 1e-2 of the largest magnitude; masks exact.
 
 #include "lora.cuh"
 #include "mma.cuh"
 
-constexpr int WARPS = 8, TOKENS = 16, CHUNKS = 4;
+constexpr int TOKENS = 16;
+extern __shared__ __align__(16) u8 shared[];
 
 struct Target {
     float* u;
@@ -39,29 +39,27 @@ __device__ inline void add_chunk(float (&acc)[2][4], const uint4& upper, const u
     mma_bf16(acc[1], {upper.z, lower.z, upper.w, lower.w}, {high.z, high.w});
 }
 
-__device__ inline void load_a(uint4& low, uint4& high, const bf16* a, const Target& p, int feature) {
-    int g = threadIdx.x % WARP / 4;
-    bool inside = feature < p.features;
-    low = load_16(a + (u64)g * p.features + feature, inside && g < p.rank);
-    high = load_16(a + (u64)(g + 8) * p.features + feature, inside && g + 8 < p.rank);
-}
-
-// Adds the warps' sums in order and writes them, and zeros into the columns that no module owns.
-template <int N>
-__device__ void store_u(const float (&acc)[N][2][4], const Target& p, float scale) {
-    __shared__ float parts[WARPS][TOKENS][RANKS + 8];
+// Adds the warps' sums in order and writes them, and zeros into the columns that no module owns. `parts` is shared memory for
+// modules x warps x 16 x 24 numbers that nobody uses any more.
+template <int N, int WARPS>
+__device__ void store_u(float* parts, const float (&acc)[N][2][4], const Target& p, float scale) {
+    constexpr int PITCH = RANKS + 8, TILE = TOKENS * PITCH;
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, g = lane / 4, t = lane % 4, token0 = blockIdx.x * TOKENS;
 #pragma unroll
     for (int m = 0; m < N; ++m) {
-        __syncthreads();
 #pragma unroll
-        for (int i = 0; i < 8; ++i) parts[warp][g + 8 * (i % 4 / 2)][i / 4 * 8 + 2 * t + i % 2] = acc[m][i / 4][i % 4];
-        __syncthreads();
-        int token = threadIdx.x / RANKS, rank = threadIdx.x % RANKS;
+        for (int i = 0; i < 4; ++i) {
+            float* to = parts + (m * WARPS + warp) * TILE + (g + 8 * (i % 2)) * PITCH + i / 2 * 8 + 2 * t;
+            *reinterpret_cast<float2*>(to) = make_float2(acc[m][i / 2][i % 2 * 2], acc[m][i / 2][i % 2 * 2 + 1]);
+        }
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < N * TOKENS * RANKS; i += WARPS * WARP) {
+        int m = i / (TOKENS * RANKS), token = i / RANKS % TOKENS, rank = i % RANKS;
         if (token0 + token >= p.tokens || rank >= p.rank) continue;
         float sum = 0.0f;
 #pragma unroll
-        for (int w = 0; w < WARPS; ++w) sum += parts[w][token][rank];
+        for (int w = 0; w < WARPS; ++w) sum += parts[(m * WARPS + w) * TILE + token * PITCH + rank];
         sum *= scale;
         int col = m * p.rank + rank;
         p.u[(u64)(token0 + token) * p.u_pitch + col] = sum;
@@ -75,6 +73,12 @@ __device__ void store_u(const float (&acc)[N][2][4], const Target& p, float scal
     }
 }
 
+// --- SwiGLU ------------------------------------------------------------------------------------------------------------
+
+constexpr int SWIGLU_WARPS = 8, STAGES = 4;
+// 16-byte places of a thread in a stage: gate and up of two tokens, two rows of A.
+constexpr int PLACES = 6, SWIGLU_STAGE = PLACES * SWIGLU_WARPS * WARP * 16;
+
 __device__ inline uint4 swiglu_8(const uint4& gate, const uint4& up) {
     u32 out[4];
 #pragma unroll
@@ -83,31 +87,39 @@ __device__ inline uint4 swiglu_8(const uint4& gate, const uint4& up) {
 #pragma unroll
         for (int k = 0; k < 2; ++k) {
             float g = number(gate, 2 * j + k);
-            value[k] = g * __fdividef(1.0f, 1.0f + __expf(-g)) * number(up, 2 * j + k);
+            value[k] = g * sigmoid_fast(g) * number(up, 2 * j + k);
         }
         out[j] = pack_bf16(value[0], value[1]);
     }
     return make_uint4(out[0], out[1], out[2], out[3]);
 }
 
-extern "C" __global__ void __launch_bounds__(WARPS* WARP, 3)
+// Each thread copies what it will use itself, four stages of 32 features a warp.
+extern "C" __global__ void __launch_bounds__(SWIGLU_WARPS* WARP, 2)
     lora_down_swiglu_mma(const bf16* gate_up, int gate_up_pitch, bf16* h, int h_pitch, const bf16* a, float* u, int u_pitch,
                          bf16* augmented, int augmented_pitch, int augmented_cols, int tokens, int features, int rank,
                          DROPOUT_PARAMETERS) {
+    constexpr int STRIDE = SWIGLU_WARPS * 32;
     Target p{u, u_pitch, augmented, augmented_pitch, augmented_cols, tokens, features, rank};
     Dropout dropout = DROPOUT;
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, g = lane / 4, t = lane % 4, token = blockIdx.x * TOKENS + g;
-    auto load = [&](uint4(&v)[2][2], int feature) {
+    int first = warp * 32 + 8 * t;
+    u32 own = shared_address(shared) + 16 * threadIdx.x;
+    auto place = [&](int turn, int which) { return own + turn % STAGES * SWIGLU_STAGE + which * SWIGLU_WARPS * WARP * 16; };
+    auto begin = [&](int turn) {
+        int feature = first + turn * STRIDE;
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-            bool valid = feature < features && token + 8 * i < tokens;
-            const bf16* pair = gate_up + (u64)(token + 8 * i) * gate_up_pitch + feature;
-            v[0][i] = load_16(pair, valid);
-            v[1][i] = load_16(pair + features, valid);
+            bool valid = feature < features && token + 8 * i < tokens, has = feature < features && g + 8 * i < rank;
+            const bf16* gate = gate_up + (valid ? (u64)(token + 8 * i) * gate_up_pitch + feature : 0);
+            copy_async_16(place(turn, i), gate, valid);
+            copy_async_16(place(turn, 2 + i), gate + (valid ? features : 0), valid);
+            copy_async_16(place(turn, 4 + i), a + (has ? (u64)(g + 8 * i) * features + feature : 0), has);
         }
+        copy_async_commit();
     };
-    uint4 next[2][2];
-    load(next, warp * 32 + 8 * t);
+#pragma unroll
+    for (int turn = 0; turn < STAGES - 1; ++turn) begin(turn);
     bool drop = drops(dropout, scalars);
     u32 limit = drop ? scalars->drop_threshold << 16 : 0;
     uint2 key = drop ? dropout_key(scalars, dropout.layer, dropout.modules.of[0]) : make_uint2(0, 0);
@@ -115,28 +127,33 @@ extern "C" __global__ void __launch_bounds__(WARPS* WARP, 3)
     if (drop) counters[0] = token_of(dropout, token, tokens), counters[1] = token_of(dropout, token + 8, tokens);
     float acc[1][2][4] = {};
     // All lanes of a warp leave together: its first feature decides.
-    for (int feature = warp * 32 + 8 * t; feature - 8 * t < features; feature += WARPS * 32) {
-        uint4 v[2][2] = {{next[0][0], next[0][1]}, {next[1][0], next[1][1]}}, low, high, out[2];
-        load(next, feature + WARPS * 32);
-        load_a(low, high, a, p, feature);
+    for (int turn = 0, feature = first; feature - 8 * t < features; ++turn, feature += STRIDE) {
+        begin(turn + STAGES - 1);
+        copy_async_wait<STAGES - 1>();
+        uint4 out[2];
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-            out[i] = swiglu_8(v[0][i], v[1][i]);
+            out[i] = swiglu_8(load_shared_16(place(turn, i)), load_shared_16(place(turn, 2 + i)));
             if (feature < features && token + 8 * i < tokens) {
                 *reinterpret_cast<uint4*>(h + (u64)(token + 8 * i) * h_pitch + feature) = out[i];
             }
         }
         if (drop) {
             uint4 bits[2];
-            draw(bits, counters, (u32)feature / 8, key);
+            draw(bits, counters, (u32)feature / 8, opaque(key));
             out[0] = masked_8(out[0], bits[0], limit), out[1] = masked_8(out[1], bits[1], limit);
         }
-        add_chunk(acc[0], out[0], out[1], low, high);
+        add_chunk(acc[0], out[0], out[1], load_shared_16(place(turn, 4)), load_shared_16(place(turn, 5)));
     }
-    store_u<1>(acc, p, kept(dropout, scalars));
+    copy_async_wait<0>();
+    __syncthreads();
+    store_u<1, SWIGLU_WARPS>(reinterpret_cast<float*>(shared), acc, p, kept(dropout, scalars));
 }
 
+// --- norm --------------------------------------------------------------------------------------------------------------
+
 // Sum of squares over a token's row, for tokens g and g + 8 (i = 0, 1).
+template <int WARPS, int CHUNKS>
 __device__ inline void row_squares(float (&total)[2], const uint4 (&x)[CHUNKS][2]) {
     __shared__ float parts[WARPS][TOKENS];
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, g = lane / 4;
@@ -174,9 +191,22 @@ __device__ inline uint4 norm_8(const uint4& x, const uint4& w, float r) {
     return make_uint4(out[0], out[1], out[2], out[3]);
 }
 
-template <int N>
+// 8 features of ranks g and g + 8 of A.
+struct Rows {
+    uint4 low, high;
+};
+__device__ inline Rows rows_of(const bf16* a, const Target& p, int feature) {
+    int g = threadIdx.x % WARP / 4;
+    bool inside = feature < p.features;
+    const bf16* row = a + (u64)g * p.features + feature;
+    return Rows{load_16(row, inside && g < p.rank), load_16(row + 8 * (u64)p.features, inside && g + 8 < p.rank)};
+}
+
+// A is read one module ahead.
+template <int N, int WARPS>
 __device__ void norm_down(const bf16* x, int x_pitch, const bf16* weight, bf16* n, int n_pitch, float* rstd, float eps,
                           const Each<const bf16*>& a, const Target& p, const Dropout& dropout, const StepScalars* scalars) {
+    constexpr int CHUNKS = 32 / WARPS, STRIDE = 32 * WARPS;
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, g = lane / 4, t = lane % 4, token = blockIdx.x * TOKENS + g;
     int first = warp * 32 + 8 * t;
     uint4 v[CHUNKS][2];
@@ -184,10 +214,11 @@ __device__ void norm_down(const bf16* x, int x_pitch, const bf16* weight, bf16* 
     for (int c = 0; c < CHUNKS; ++c) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-            int feature = first + c * WARPS * 32;
+            int feature = first + c * STRIDE;
             v[c][i] = load_16(x + (u64)(token + 8 * i) * x_pitch + feature, feature < p.features && token + 8 * i < p.tokens);
         }
     }
+    Rows next = rows_of(a.of[0], p, first);
     bool drop = drops(dropout, scalars);
     u32 limit = drop ? scalars->drop_threshold << 16 : 0;
     uint2 keys[N];
@@ -196,7 +227,7 @@ __device__ void norm_down(const bf16* x, int x_pitch, const bf16* weight, bf16* 
 #pragma unroll
     for (int m = 0; m < N; ++m) keys[m] = drop ? dropout_key(scalars, dropout.layer, dropout.modules.of[m]) : make_uint2(0, 0);
     float squares[2], r[2];
-    row_squares(squares, v);
+    row_squares<WARPS>(squares, v);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
         r[i] = 1.0f / sqrtf(squares[i] / (float)p.features + eps);
@@ -205,7 +236,7 @@ __device__ void norm_down(const bf16* x, int x_pitch, const bf16* weight, bf16* 
     float acc[N][2][4] = {};
 #pragma unroll
     for (int c = 0; c < CHUNKS; ++c) {
-        int feature = first + c * WARPS * 32;
+        int feature = first + c * STRIDE;
         if (feature - 8 * t >= p.features) continue;
         uint4 w = load_16(weight + feature, feature < p.features);
 #pragma unroll
@@ -217,27 +248,32 @@ __device__ void norm_down(const bf16* x, int x_pitch, const bf16* weight, bf16* 
         }
 #pragma unroll
         for (int m = 0; m < N; ++m) {
-            uint4 low, high, masked[2] = {v[c][0], v[c][1]};
-            load_a(low, high, a.of[m], p, feature);
+            Rows now = next;
+            next = rows_of(a.of[(m + 1) % N], p, m + 1 < N ? feature : feature + STRIDE);
+            uint4 masked[2] = {v[c][0], v[c][1]};
             if (drop) {
                 uint4 bits[2];
                 draw(bits, counters, (u32)feature / 8, opaque(keys[m]));
                 masked[0] = masked_8(masked[0], bits[0], limit), masked[1] = masked_8(masked[1], bits[1], limit);
             }
-            add_chunk(acc[m], masked[0], masked[1], low, high);
+            add_chunk(acc[m], masked[0], masked[1], now.low, now.high);
         }
     }
-    store_u<N>(acc, p, kept(dropout, scalars));
+    store_u<N, WARPS>(reinterpret_cast<float*>(shared), acc, p, kept(dropout, scalars));
 }
 
-#define DEFINE_NORM(N)                                                                                                      \
-    extern "C" __global__ void __launch_bounds__(WARPS* WARP, 2) lora_down_norm_mma_##N(                                  \
+// Blocks of 8 warps, two at once; of 16 where there are too few of them.
+#define DEFINE_NORM(N, WARPS, suffix)                                                                                      \
+    extern "C" __global__ void __launch_bounds__(WARPS* WARP, 16 / WARPS) lora_down_norm_mma_##N##suffix(                 \
         const bf16* x, int x_pitch, const bf16* weight, bf16* n, int n_pitch, float* rstd, float eps,                     \
         EACH_PARAMETERS(const bf16*, a), float* u, int u_pitch, bf16* augmented, int augmented_pitch, int augmented_cols, \
         int tokens, int features, int rank, DROPOUT_PARAMETERS) {                                                          \
         Target p{u, u_pitch, augmented, augmented_pitch, augmented_cols, tokens, features, rank};                          \
-        norm_down<N>(x, x_pitch, weight, n, n_pitch, rstd, eps, EACH(const bf16*, a), p, DROPOUT, scalars);                \
+        norm_down<N, WARPS>(x, x_pitch, weight, n, n_pitch, rstd, eps, EACH(const bf16*, a), p, DROPOUT, scalars);         \
     }
-DEFINE_NORM(1)
-DEFINE_NORM(2)
-DEFINE_NORM(3)
+DEFINE_NORM(1, 8, )
+DEFINE_NORM(2, 8, )
+DEFINE_NORM(3, 8, )
+DEFINE_NORM(1, 16, _wide)
+DEFINE_NORM(2, 16, _wide)
+DEFINE_NORM(3, 16, _wide)

@@ -11,7 +11,7 @@
 // | part_a    | slices of A x (n r) x K   | float32  |
 // | part_b    | slices of B x (sum of N_m) x r | float32 |
 //
-// Sums over tokens are cut into slices whose number depends on shapes alone; the slices' sums are added in order by `lora_sum`.
+// Sums over tokens are cut into slices whose number depends on shapes alone; the slices' sums are added in order by `lora_sum` (lora_sum.cu).
 // up: a block takes a slice of tokens and 256 columns of d_y, 64 tokens at a time through shared memory; d_B stays in registers.
 // down: a block takes a slice and 64 features. Lane (g, t) takes features 8 g .. 8 g + 8 of tokens 4 t .. 4 t + 4: one 16-byte
 //   load and one block of random bits each; pairs of tokens are put together in registers. Warps take tokens in turn.
@@ -258,30 +258,4 @@ extern "C" __global__ void __launch_bounds__(DOWN_WARPS* WARP, 4)
     __syncthreads();
     u64 row = (u64)blockIdx.y * modules * rank + module * rank + rank0;
     down_store(parts, part_a + row * features, rank - rank0, features);
-}
-
-// --- sums of partial sums, in order ------------------------------------------------------------------------------------
-
-// d_A += kept scale * sum over slices of part_a; d_B += scale * sum over slices of part_b. Blocks (elements, A or B of a module).
-extern "C" __global__ void __launch_bounds__(256)
-    lora_sum(const float* part_a, const float* part_b, EACH_PARAMETERS(float*, d_a), EACH_PARAMETERS(float*, d_b),
-             COLUMNS_PARAMETERS, int modules, int slices_a, int slices_b, int features, int rank, int dropout,
-             const StepScalars* scalars) {
-    Columns columns = COLUMNS;
-    bool is_a = (int)blockIdx.y < modules;
-    int module = blockIdx.y - (is_a ? 0 : modules);
-    u64 count = (u64)rank * (is_a ? features : columns.count.at(module));
-    u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= count) return;
-    int before = (module > 0 ? columns.count.of[0] : 0) + (module > 1 ? columns.count.of[1] : 0);
-    int rows = columns.count.of[0] + columns.count.of[1] + columns.count.of[2];
-    u64 stride = (u64)rank * (is_a ? modules * features : rows);
-    const float* source = (is_a ? part_a + (u64)module * count : part_b + (u64)before * rank) + i;
-    float sum = 0.0f;
-    int slices = is_a ? slices_a : slices_b;
-#pragma unroll 8
-    for (int slice = 0; slice < slices; ++slice) sum += source[slice * stride];
-    float factor = is_a ? (dropout != 0 ? keep_scale(scalars->drop_threshold) : 1.0f) : scalars->lora_scale;
-    float* target = (is_a ? EACH(float*, d_a).at(module) : EACH(float*, d_b).at(module)) + i;
-    *target += factor * sum;
 }

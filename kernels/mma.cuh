@@ -10,6 +10,14 @@ __device__ inline void mma_bf16(float (&d)[4], const u32 (&a)[4], const u32 (&b)
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+// The same with 8 terms a sum: d[16,8] += a[16,8] b[8,8]; a: rows group and group + 8, columns 2 * thread, + 1.
+__device__ inline void mma_bf16_8(float (&d)[4], const u32 (&a)[2], u32 b) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(b));
+}
+
 __device__ inline u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
 
 // Four 8x8 matrices of bfloat16 from shared memory; each lane names the row that it points to.
@@ -62,6 +70,15 @@ __device__ inline uint4 load_shared_16(u32 address) {
     asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w) : "r"(address));
     return x;
 }
+__device__ inline void store_shared_16(u32 address, const uint4& x) {
+    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w));
+}
+__device__ inline u32 load_shared_4(u32 address) {
+    u32 x;
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(x) : "r"(address));
+    return x;
+}
+__device__ inline float load_shared_float(u32 address) { return __uint_as_float(load_shared_4(address)); }
 
 // Waits for `threads` threads of the block, a multiple of 32, at barrier `id` (1 to 15).
 __device__ inline void barrier(int id, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
@@ -70,5 +87,12 @@ __device__ inline void barrier(int id, int threads) { asm volatile("bar.sync %0,
 __device__ inline float exp2_fast(float x) {
     float out;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(out) : "f"(x));
+    return out;
+}
+
+// 1 / (1 + exp(-x)) to about three units in the last place.
+__device__ inline float sigmoid_fast(float x) {
+    float out;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(out) : "f"(1.0f + exp2_fast(x * -1.4426950408889634f)));
     return out;
 }

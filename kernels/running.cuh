@@ -10,24 +10,27 @@ struct Exact {
     static __device__ float exp(float x) { return expf(x); }
 };
 struct Fast {
-    static __device__ float exp(float x) { return __expf(x); }
+    static __device__ float exp(float x) {
+        float out;
+        asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(out) : "f"(x * 1.4426950408889634f));
+        return out;
+    }
 };
 
 // What is subtracted: a maximum of minus infinity would make every exponent NaN.
 __device__ inline float base_of(float top) { return top == -INF ? 0.0f : top; }
 
-// Of the elements that this thread takes: groups `thread`, `thread + threads`, ... in order.
-template <typename Exp, typename T>
-__device__ inline Running over_row(const T* row, int cols, bool wide) {
+// Of the elements that this thread takes: groups `thread`, `thread + threads`, ... in order. `load(n, c)` is its n-th, which
+// starts at column c; minus infinity stands for what lies beyond the row.
+template <typename Exp, typename T, typename Load>
+__device__ inline Running over_groups(int cols, Load load) {
     constexpr int N = 16 / sizeof(T), AHEAD = 4;
     Running run = {-INF, 0.0f};
-    int stride = (int)blockDim.x * N;
-    for (int first = (int)threadIdx.x * N; first < cols; first += AHEAD * stride) {
+    int stride = (int)blockDim.x * N, number = 0;
+    for (int first = (int)threadIdx.x * N; first < cols; first += AHEAD * stride, number += AHEAD) {
         Group<T, N> v[AHEAD];
 #pragma unroll
-        for (int k = 0; k < AHEAD; ++k) {
-            v[k] = load_group<T, N>(row, min(first + k * stride, cols), cols, wide, minus_infinity<T>());
-        }
+        for (int k = 0; k < AHEAD; ++k) v[k] = load(number + k, min(first + k * stride, cols));
         float top = run.top;
 #pragma unroll
         for (int k = 0; k < AHEAD; ++k) {
@@ -44,6 +47,12 @@ __device__ inline Running over_row(const T* row, int cols, bool wide) {
         }
     }
     return run;
+}
+template <typename Exp, typename T>
+__device__ inline Running over_row(const T* row, int cols, bool wide) {
+    return over_groups<Exp, T>(cols, [&](int, int c) {
+        return load_group<T, 16 / sizeof(T)>(row, c, cols, wide, minus_infinity<T>());
+    });
 }
 
 // Of the whole block; every thread gets it.

@@ -31,6 +31,7 @@ const HEADERS: &[(&str, &str)] = &[
     ("attention.cuh", include_str!("../../attention.cuh")),
     ("groups.cuh", include_str!("../../groups.cuh")),
     ("lora.cuh", include_str!("../../lora.cuh")),
+    ("lora_inner.cuh", include_str!("../../lora_inner.cuh")),
     ("running.cuh", include_str!("../../running.cuh")),
     ("wgmma.cuh", include_str!("../../wgmma.cuh")),
 ];

@@ -5,6 +5,7 @@ use super::error::CudaError;
 use super::memory::{Memory, Pinned};
 use crate::probe;
 use cudarc::cublaslt::{result as lt, sys as lt_sys};
+use cudarc::driver::sys::CUdevice_attribute as Attribute;
 use cudarc::driver::{result, sys};
 use std::collections::BTreeMap;
 use std::ffi::CStr;
@@ -17,6 +18,8 @@ pub struct Properties {
     pub name: String,
     pub compute_capability: (u32, u32),
     pub multiprocessors: u32,
+    /// Bytes of shared memory that one block may have.
+    pub shared_per_block: u32,
     pub total_bytes: u64,
     /// Version of the interface that the driver offers: `(13, 0)`.
     pub driver: (u32, u32),
@@ -118,7 +121,11 @@ impl Gpu {
         let properties = Properties {
             name: device.name,
             compute_capability: (major, minor),
-            multiprocessors: multiprocessors(raw)?,
+            multiprocessors: attribute(raw, Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+            shared_per_block: attribute(
+                raw,
+                Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
+            )?,
             total_bytes: device.total_bytes,
             driver,
         };
@@ -247,10 +254,9 @@ fn new_stream() -> Result<sys::CUstream, CudaError> {
 }
 
 #[expect(unsafe_code, reason = "a plain query of the driver")]
-fn multiprocessors(device: sys::CUdevice) -> Result<u32, CudaError> {
-    let mut count = 0;
-    let which = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+fn attribute(device: sys::CUdevice, which: Attribute) -> Result<u32, CudaError> {
+    let mut value = 0;
     // SAFETY: the driver writes one int.
-    check("cuDeviceGetAttribute", unsafe { sys::cuDeviceGetAttribute(&raw mut count, which, device) })?;
-    Ok(count.unsigned_abs())
+    check("cuDeviceGetAttribute", unsafe { sys::cuDeviceGetAttribute(&raw mut value, which, device) })?;
+    Ok(value.unsigned_abs())
 }

@@ -94,8 +94,13 @@ fn bench_group(rng: &mut Random, scalars: &Tensor, index: usize, dropout: bool) 
         steps[0].push(lora::down(x, &a, u, masks, scalars, Some(augmented)).unwrap());
         let outer = lora::Outer { u, d_y, cols: &cols, d_u, d_a: &d_a, d_b: &d_b, scratch: &scratch };
         let params = lora::Params { x, outer };
-        let works = lora::grad_params(&params, masks, scalars).unwrap();
-        works.into_iter().zip(&mut steps[1..]).for_each(|(work, step)| step.push(work));
+        let mut sums = lora::Sums::new();
+        let works = lora::grad_params(&params, masks, scalars, &mut sums).unwrap();
+        works
+            .into_iter()
+            .chain(sums.take(scalars).unwrap())
+            .zip(&mut steps[1..])
+            .for_each(|(work, step)| step.push(work));
         steps[4].push(lora::grad_input(d_u, &a, d_x, masks, scalars).unwrap());
     }
     let mut sum = 0.0;
@@ -124,6 +129,100 @@ fn bench_lora() {
         let bytes = (once * TOKENS * 2) as f64;
         println!("a layer: {sum:.1} us; x, d_y read once and d_x updated: {:.1} MB", bytes / 1e6);
     }
+}
+
+/// What stands inside of SwiGLU and the norms, for one layer.
+#[test]
+fn bench_lora_fused() {
+    let mut rng = Random::new("bench_lora_fused");
+    println!("{}", gpu().properties().name);
+    for tokens in [2048, 8192] {
+        let step = StepScalars { lora_scale: 2.0, drop_threshold: 3277, ..StepScalars::default() };
+        let scalars = bytes_of(&step.to_bytes());
+        for modules in [2, 3] {
+            bench_norms(&mut rng, &scalars, tokens, modules);
+        }
+        bench_swiglu(&mut rng, &scalars, tokens);
+    }
+}
+
+fn line(what: &str, tokens: usize, works: Vec<Work>, sets: usize) {
+    let (kernel, bytes) = (works[0].name().to_owned(), works[0].cost().bytes);
+    let time = microseconds(works, sets);
+    println!("{what:8} {tokens:5} {kernel:28} {time:7.1} us {:6.0} GB/s", bytes / time / 1e3);
+}
+
+/// Counters of every token.
+fn counters(tokens: usize) -> (Tensor, Tensor) {
+    let samples: Vec<u32> = (0..2 * tokens as u32).collect();
+    let positions: Vec<u32> = (0..tokens as u32).collect();
+    (integers(&samples, 2), integers(&positions, 1))
+}
+
+fn bench_norms(rng: &mut Random, scalars: &Tensor, tokens: usize, modules: usize) {
+    const COLS: usize = 896;
+    let (samples, positions) = counters(tokens);
+    let indices: Vec<u32> = (0..modules as u32).collect();
+    let masks = lora::Dropout { samples: &samples, positions: &positions, layer: 1, modules: &indices };
+    let (width, bf16) = (modules * RANK, Dtype::Bf16);
+    let a: Vec<Tensor> = (0..modules).map(|_| filled(rng, (RANK, COLS), bf16, 0.03)).collect();
+    let (weight, rstd) = (filled(rng, (1, COLS), bf16, 1.0), filled(rng, (tokens, 1), Dtype::F32, 1.0));
+    let sets = (1 << 15) / tokens;
+    let (mut forward, mut backward) = (Vec::new(), Vec::new());
+    for _ in 0..sets {
+        let wide = filled(rng, (tokens, COLS + 64), bf16, 1.0);
+        let (out, behind) = (wide.columns(0, COLS).unwrap(), wide.columns(COLS, 64).unwrap());
+        let [x, d_out, d_x] = [1.0, 0.01, 0.01].map(|scale| filled(rng, (tokens, COLS), bf16, scale));
+        let u = filled(rng, (tokens, width), Dtype::F32, 1.0);
+        let d_u = filled(rng, (tokens, width), bf16, 1.0);
+        let normed = lora::Normed { of: &x, weight: &weight, rstd: &rstd, eps: 1e-6 };
+        let down = lora::Down { x: &out, a: &a, u: &u, augmented: &behind };
+        forward.push(lora::down_norm(&normed, &down, Some(&masks), scalars).unwrap());
+        let norm =
+            lora::Norm { x: &x, weight: &weight, rstd: &rstd, d_out: &d_out, d_x: &d_x, out: Some(&out) };
+        backward.push(lora::grad_norm(&norm, &d_u, &a, Some(&masks), scalars).unwrap());
+    }
+    line("norm", tokens, forward, sets);
+    line("norm", tokens, backward, sets);
+}
+
+fn bench_swiglu(rng: &mut Random, scalars: &Tensor, tokens: usize) {
+    const COLS: usize = 4864;
+    const OUT: usize = 896;
+    let (samples, positions) = counters(tokens);
+    let masks = lora::Dropout { samples: &samples, positions: &positions, layer: 1, modules: &[6] };
+    let (bf16, f32) = (Dtype::Bf16, Dtype::F32);
+    let a = [filled(rng, (RANK, COLS), bf16, 0.03)];
+    let (d_a, d_b) = ([filled(rng, (RANK, COLS), f32, 1.0)], [filled(rng, (OUT, RANK), f32, 1.0)]);
+    let above_b: Vec<Tensor> = (0..2).map(|_| filled(rng, (COLS, RANK), f32, 1.0)).collect();
+    let sets = (1 << 14) / tokens;
+    let mut works: [Vec<Work>; 4] = Default::default();
+    let scratch = poisoned((1, lora::swiglu_bytes(tokens, COLS, RANK, &[(0, OUT)])), 0, Dtype::U8);
+    let room = poisoned((1, lora::above_bytes(tokens, COLS, RANK)), 0, Dtype::U8);
+    for _ in 0..sets {
+        let wide = filled(rng, (tokens, COLS + 64), bf16, 1.0);
+        let (h, behind) = (wide.columns(0, COLS).unwrap(), wide.columns(COLS, 64).unwrap());
+        let [gate_up, d_gate_up] = [1.0, 1.0].map(|scale| filled(rng, (tokens, 2 * COLS), bf16, scale));
+        let (u, u_above) = (filled(rng, (tokens, RANK), f32, 1.0), filled(rng, (tokens, 2 * RANK), f32, 1.0));
+        let d_u = filled(rng, (tokens, RANK), bf16, 1.0);
+        let (d_h, d_y) = (filled(rng, (tokens, COLS), bf16, 0.01), filled(rng, (tokens, OUT), bf16, 0.01));
+        let down = lora::Down { x: &h, a: &a, u: &u, augmented: &behind };
+        works[0].push(lora::down_swiglu(&gate_up, &down, Some(&masks), scalars).unwrap());
+        let cols = [(0, OUT)];
+        let outer =
+            lora::Outer { u: &u, d_y: &d_y, cols: &cols, d_u: &d_u, d_a: &d_a, d_b: &d_b, scratch: &scratch };
+        let both = lora::Above { u: &u_above, d_b: [&above_b[0], &above_b[1]], scratch: &room };
+        for (which, above) in [None, Some(both)].into_iter().enumerate() {
+            let swiglu =
+                lora::SwiGlu { gate_up: &gate_up, d_h: &d_h, d_gate_up: &d_gate_up, a: &a[0], above };
+            let mut sums = lora::Sums::new();
+            let all = lora::grad_swiglu(&outer, &swiglu, Some(&masks), scalars, &mut sums).unwrap();
+            works[1 + which].extend(all.into_iter().next());
+            let sums = sums.take(scalars).unwrap();
+            works[3].extend(sums.into_iter().filter(|_| above.is_some()));
+        }
+    }
+    works.into_iter().for_each(|works| line("swiglu", tokens, works, sets));
 }
 
 #[test]

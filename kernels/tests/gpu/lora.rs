@@ -1,3 +1,4 @@
+use crate::lora_fused::gradients_of;
 use crate::philox::Masks;
 use crate::support::{
     Kind, Matrix, Random, close, given, gpu, integers, padding_untouched, poisoned, random, run, same_twice,
@@ -5,7 +6,7 @@ use crate::support::{
 use kernels::cuda::ops::{StepScalars, lora};
 use kernels::cuda::{Dtype, Tensor, Work, bf16_bits, run_all};
 
-const SCALE: f32 = 1.75;
+pub(crate) const SCALE: f32 = 1.75;
 
 /// One group of adapters and a batch of tokens.
 pub(crate) struct Case {
@@ -163,12 +164,12 @@ pub(crate) fn times_transposed(a: &[f64], b: &[f64], k: usize) -> Vec<f64> {
     a.chunks(k).flat_map(|x| b.chunks(k).map(move |y| dot(x, y))).collect()
 }
 
-fn transposed(a: &[f64], cols: usize) -> Vec<f64> {
+pub(crate) fn transposed(a: &[f64], cols: usize) -> Vec<f64> {
     (0..cols).flat_map(|c| a.iter().skip(c).step_by(cols).copied()).collect()
 }
 
 /// Columns `start..start + count` of rows of `cols`.
-fn cut(a: &[f64], cols: usize, (start, count): (usize, usize)) -> Vec<f64> {
+pub(crate) fn cut(a: &[f64], cols: usize, (start, count): (usize, usize)) -> Vec<f64> {
     a.chunks(cols).flat_map(|row| row[start..start + count].to_vec()).collect()
 }
 
@@ -316,7 +317,7 @@ fn lora_gradients_equal_plain_loops() {
         };
         let dropout = op.dropout(&case);
         let params = lora::Params { x: &op.x, outer };
-        let works = lora::grad_params(&params, dropout.as_ref(), &op.scalars).unwrap();
+        let works = gradients_of(&params, dropout.as_ref(), &op.scalars);
         assert_eq!(works[0].name().contains("mma"), fast, "{what}: {}", works[0].name());
         let first = gradients.run(&works);
         scratch.memory().fill(0xFF).unwrap();
@@ -470,7 +471,7 @@ fn lora_masks_equal_those_of_the_cpu() {
             scratch: &scratch,
         };
         let params = lora::Params { x: &op.x, outer };
-        let works = lora::grad_params(&params, dropout.as_ref(), &op.scalars).unwrap();
+        let works = gradients_of(&params, dropout.as_ref(), &op.scalars);
         run_all(gpu(), &works).unwrap();
         for (m, d_a) in d_a.iter().enumerate() {
             for (i, value) in d_a.download().unwrap().into_iter().enumerate() {

@@ -1,16 +1,29 @@
 //! Gradients through adapters inside of what follows them.
 
 use crate::lora::{
-    Case, Gradients, Operands, expected_d_b, inner, rounded, scratch, tensors, times_transposed,
+    Case, Gradients, Operands, SCALE, cut, expected_d_b, inner, rounded, scratch, tensors, times_transposed,
+    transposed,
 };
 use crate::support::{
-    Kind, Matrix, Random, close, close_beside, padding_untouched, poisoned, random, run, same_twice,
+    Kind, Matrix, Random, close, close_beside, given, gpu, padding_untouched, poisoned, random, run,
+    same_twice,
 };
 use kernels::cuda::ops::{lora, rms_norm};
-use kernels::cuda::{Dtype, Tensor};
+use kernels::cuda::{Dtype, Tensor, Work, run_all};
 
 fn case((tokens, features): (usize, usize), rank: usize, counts: &[usize], threshold: Option<u32>) -> Case {
     Case { tokens, features, rank, counts: counts.to_vec(), gap: 0, threshold, dtype: Dtype::Bf16 }
+}
+
+/// The work of `grad_params` with its sums.
+pub(crate) fn gradients_of(
+    params: &lora::Params<'_>,
+    dropout: Option<&lora::Dropout<'_>>,
+    scalars: &Tensor,
+) -> Vec<Work> {
+    let mut sums = lora::Sums::new();
+    let works = lora::grad_params(params, dropout, scalars, &mut sums).unwrap();
+    works.into_iter().chain(sums.take(scalars).unwrap()).collect()
 }
 
 fn silu(x: f64) -> f64 {
@@ -95,6 +108,10 @@ fn rank_products_behind_a_norm_equal_those_of_its_output() {
         case((200, 1024), 16, &[64, 64], None),
         case((33, 72), 3, &[8], Some(0)),
         case((1, 8), 10, &[16], Some(30_000)),
+        // more blocks than any device has multiprocessors
+        case((3201, 328), 16, &[64, 64, 8], Some(3277)),
+        case((3130, 72), 8, &[72, 16], None),
+        case((3300, 1024), 10, &[64], Some(9_000)),
     ];
     for case in cases {
         let (what, op) = (format!("down norm {}", case.name()), Operands::new(&mut rng, &case));
@@ -131,18 +148,69 @@ fn rank_products_behind_a_norm_equal_those_of_its_output() {
     }
 }
 
+/// Adapters of gate and up, with something in their gradients.
+struct Above {
+    rank: usize,
+    u: Matrix,
+    d_b: Vec<Matrix>,
+    scratch: Tensor,
+}
+
+impl Above {
+    fn new(rng: &mut Random, case: &Case, rank: usize) -> Self {
+        let shape = (case.tokens, 2 * rank);
+        let values = rounded(&random(rng, shape, 0, Dtype::F32, 1.0).host);
+        let values: Vec<f32> = values.iter().map(|&v| v as f32).collect();
+        let u = given(&values, shape, 3, Dtype::F32);
+        let d_b = (0..2).map(|_| random(rng, (case.features, rank), 0, Dtype::F32, 1.0)).collect();
+        let bytes = lora::above_bytes(case.tokens, case.features, rank);
+        Above { rank, u, d_b, scratch: poisoned((1, bytes / 4), 0, Dtype::F32) }
+    }
+
+    fn operands(&self) -> lora::Above<'_> {
+        let [gate, up] = &self.d_b[..] else { unreachable!() };
+        lora::Above { u: &self.u.tensor, d_b: [&gate.tensor, &up.tensor], scratch: &self.scratch }
+    }
+
+    fn reset(&self) {
+        self.scratch.memory().fill(0xFF).unwrap();
+        for d_b in &self.d_b {
+            d_b.tensor.upload(&d_b.host.iter().map(|&v| v as f32).collect::<Vec<_>>()).unwrap();
+        }
+    }
+
+    fn bytes(&self) -> Vec<Vec<u8>> {
+        self.d_b.iter().map(|d_b| d_b.tensor.read_rows().unwrap()).collect()
+    }
+
+    /// Against the gradients of gate and up that the device wrote.
+    #[track_caller]
+    fn check(&self, what: &str, features: usize, d_gate_up: &Tensor) {
+        let d_y: Vec<f64> = d_gate_up.download().unwrap().into_iter().map(f64::from).collect();
+        for (m, before) in self.d_b.iter().enumerate() {
+            let left = transposed(&cut(&d_y, 2 * features, (m * features, features)), features);
+            let right = transposed(&cut(&self.u.host, 2 * self.rank, (m * self.rank, self.rank)), self.rank);
+            let sums = times_transposed(&left, &right, self.u.tensor.rows());
+            let expected: Vec<f64> =
+                before.host.iter().zip(sums).map(|(a, b)| a + f64::from(SCALE) * b).collect();
+            close(&format!("{what} d_B above {m}"), &before.tensor, &expected, Kind::Product);
+        }
+    }
+}
+
 #[test]
 fn the_gradient_of_swiglu_with_an_adapter_behind_it_equals_plain_loops() {
     let mut rng = Random::new("lora swiglu");
     let cases = [
-        case((70, 96), 16, &[40], Some(19_661)),
-        case((515, 4864), 16, &[896], Some(3277)),
-        case((2000, 200), 8, &[264], None),
-        case((33, 72), 2, &[8], Some(0)),
-        case((1, 8), 10, &[16], Some(30_000)),
-        case((1100, 64), 16, &[64], Some(60_000)),
+        (case((70, 96), 16, &[40], Some(19_661)), Some(16)),
+        (case((515, 4864), 16, &[896], Some(3277)), Some(16)),
+        (case((2000, 200), 8, &[264], None), None),
+        (case((300, 520), 8, &[264], None), Some(12)),
+        (case((33, 72), 2, &[8], Some(0)), Some(2)),
+        (case((1, 8), 10, &[16], Some(30_000)), Some(5)),
+        (case((1100, 64), 16, &[64], Some(60_000)), None),
     ];
-    for case in cases {
+    for (case, above) in cases {
         let (what, op) = (format!("swiglu {}", case.name()), Operands::new(&mut rng, &case));
         let shape = (case.tokens, case.features);
         let gate_up = random(&mut rng, (shape.0, 2 * shape.1), 8, Dtype::Bf16, 4.0);
@@ -150,8 +218,11 @@ fn the_gradient_of_swiglu_with_an_adapter_behind_it_equals_plain_loops() {
         let (u, d_u) = (inner(&mut rng, &case, false), inner(&mut rng, &case, true));
         let d_y = random(&mut rng, (case.tokens, case.outputs()), 8, Dtype::Bf16, 1.0);
         let d_gate_up = poisoned((shape.0, 2 * shape.1), 8, Dtype::Bf16);
-        let gradients = Gradients::new(&mut rng, &case);
-        let (scratch, cols) = (scratch(&case), case.cols());
+        let (gradients, above) =
+            (Gradients::new(&mut rng, &case), above.map(|rank| Above::new(&mut rng, &case, rank)));
+        let cols = case.cols();
+        let bytes = lora::swiglu_bytes(case.tokens, case.features, case.rank, &cols);
+        let scratch = poisoned((1, bytes / 4), 0, Dtype::F32);
         let (d_a, d_b) = (tensors(&gradients.d_a), tensors(&gradients.d_b));
         let outer = lora::Outer {
             u: &u.tensor,
@@ -167,16 +238,23 @@ fn the_gradient_of_swiglu_with_an_adapter_behind_it_equals_plain_loops() {
             d_h: &d_h.tensor,
             d_gate_up: &d_gate_up,
             a: &op.a[0].tensor,
+            above: above.as_ref().map(Above::operands),
         };
-        let works = lora::grad_swiglu(&outer, &swiglu, op.dropout(&case).as_ref(), &op.scalars).unwrap();
+        let mut sums = lora::Sums::new();
+        let dropout = op.dropout(&case);
+        let works = lora::grad_swiglu(&outer, &swiglu, dropout.as_ref(), &op.scalars, &mut sums).unwrap();
+        let works: Vec<Work> = works.into_iter().chain(sums.take(&op.scalars).unwrap()).collect();
         let first = gradients.run(&works);
-        let written = d_gate_up.read_rows().unwrap();
+        let written = (d_gate_up.read_rows().unwrap(), above.as_ref().map(Above::bytes));
         scratch.memory().fill(0xFF).unwrap();
         d_gate_up.memory().fill(0xFF).unwrap();
         gradients.reset();
+        above.iter().for_each(Above::reset);
         assert!(first == gradients.run(&works), "{what}: two runs differ");
-        assert!(written == d_gate_up.read_rows().unwrap(), "{what}: two runs differ");
+        let again = (d_gate_up.read_rows().unwrap(), above.as_ref().map(Above::bytes));
+        assert!(written == again, "{what}: two runs differ");
         padding_untouched(&what, &d_gate_up);
+        above.iter().for_each(|above| above.check(&what, case.features, &d_gate_up));
 
         let share = op.input_share(&case, &d_u.host);
         let d: Vec<f64> = d_h.host.iter().zip(share).map(|(a, b)| a + b).collect();
@@ -191,6 +269,42 @@ fn the_gradient_of_swiglu_with_an_adapter_behind_it_equals_plain_loops() {
 }
 
 #[test]
+fn the_gradient_of_the_factors_a_alone_leaves_the_others_as_they_are() {
+    let mut rng = Random::new("lora down alone");
+    let cases = [case((515, 96), 16, &[40, 8, 64], Some(19_661)), case((130, 63), 3, &[40, 9], Some(9_000))];
+    for case in cases {
+        let (what, op) = (format!("down alone {}", case.name()), Operands::new(&mut rng, &case));
+        let fast = case.features.is_multiple_of(8);
+        let (u, d_u) = (inner(&mut rng, &case, false), inner(&mut rng, &case, fast));
+        let d_y = random(&mut rng, (case.tokens, case.outputs()), 8, Dtype::Bf16, 1.0);
+        let gradients = Gradients::new(&mut rng, &case);
+        let (scratch, cols, dropout) = (scratch(&case), case.cols(), op.dropout(&case));
+        let (d_a, d_b) = (tensors(&gradients.d_a), tensors(&gradients.d_b));
+        let outer = lora::Outer {
+            u: &u.tensor,
+            d_y: &d_y.tensor,
+            cols: &cols,
+            d_u: &d_u.tensor,
+            d_a: &d_a,
+            d_b: &d_b,
+            scratch: &scratch,
+        };
+        let (params, mut sums) = (lora::Params { x: &op.x, outer }, lora::Sums::new());
+        let both = lora::grad_params(&params, dropout.as_ref(), &op.scalars, &mut sums).unwrap();
+        run_all(gpu(), both.iter().chain(&sums.take(&op.scalars).unwrap())).unwrap();
+        let expected: Vec<Vec<u8>> = d_a.iter().map(|d_a| d_a.read_rows().unwrap()).collect();
+        gradients.reset();
+        let before: Vec<Vec<u8>> = d_b.iter().map(|d_b| d_b.read_rows().unwrap()).collect();
+        let alone = lora::grad_down(&params, dropout.as_ref(), &op.scalars, &mut sums).unwrap();
+        run_all(gpu(), std::iter::once(&alone).chain(&sums.take(&op.scalars).unwrap())).unwrap();
+        let found: Vec<Vec<u8>> = d_a.iter().map(|d_a| d_a.read_rows().unwrap()).collect();
+        assert!(found == expected, "{what}: d_A differs");
+        let after: Vec<Vec<u8>> = d_b.iter().map(|d_b| d_b.read_rows().unwrap()).collect();
+        assert!(after == before, "{what}: d_B was written");
+    }
+}
+
+#[test]
 fn the_gradient_of_a_norm_with_adapters_behind_it_equals_plain_loops() {
     let mut rng = Random::new("lora norm");
     let cases = [
@@ -200,6 +314,10 @@ fn the_gradient_of_a_norm_with_adapters_behind_it_equals_plain_loops() {
         case((33, 72), 2, &[8], Some(0)),
         case((17, 328), 34, &[72, 16], Some(9_000)),
         case((1, 8), 10, &[16], Some(30_000)),
+        // more blocks than any device has multiprocessors
+        case((3201, 328), 16, &[64, 64, 8], Some(3277)),
+        case((3130, 72), 8, &[72, 16], None),
+        case((3300, 1024), 10, &[64], Some(9_000)),
     ];
     for case in cases {
         let (what, op) = (format!("norm {}", case.name()), Operands::new(&mut rng, &case));

@@ -31,6 +31,8 @@ pub(super) struct Fusion {
     touches: BTreeMap<BufferId, usize>,
     /// Rank-r gradients that lie in bfloat16 elsewhere than the plan says.
     moved: RefCell<BTreeMap<BufferId, Tensor>>,
+    /// Gradients by outputs, for whose adapters `d_B` was summed when they were written.
+    summed: RefCell<BTreeSet<BufferId>>,
 }
 
 impl Fusion {
@@ -42,12 +44,42 @@ impl Fusion {
             let buffers: BTreeSet<BufferId> = all.map(|mat| mat.buffer).collect();
             buffers.into_iter().for_each(|id| *touches.entry(id).or_default() += 1);
         }
-        Fusion { touches, moved: RefCell::new(BTreeMap::new()) }
+        Fusion { touches, moved: RefCell::default(), summed: RefCell::default() }
+    }
+
+    /// Whether `d_B` of the adapters behind this gradient is done.
+    pub(super) fn summed(&self, d_y: Mat) -> bool {
+        self.summed.borrow().contains(&d_y.buffer)
     }
 
     pub(super) fn moved(&self, d_u: Mat) -> Option<Tensor> {
         self.moved.borrow().get(&d_u.buffer).cloned()
     }
+}
+
+/// The group whose outputs' gradient a buffer holds, and its rank-r products: both stay as they are from the operation that
+/// writes the gradient to the one that sums the gradients of the adapters.
+fn reader_of(plan: &Plan, d_y: Mat) -> Option<(usize, Mat)> {
+    let mut found = None;
+    let mut writes: BTreeMap<BufferId, Vec<usize>> = BTreeMap::new();
+    for (i, op) in plan.ops().enumerate() {
+        if let Op::LoraGradParams { group, u, d_y: same, .. } = *op
+            && same == d_y
+        {
+            if found.is_some() {
+                return None;
+            }
+            found = Some((i, group, u));
+        }
+        let access = op.access(&plan.groups);
+        for mat in access.writes.iter().chain(&access.updates) {
+            writes.entry(mat.buffer).or_default().push(i);
+        }
+    }
+    let (reads, group, u) = found?;
+    let [written] = writes.get(&d_y.buffer)?[..] else { return None };
+    let made = writes.get(&u.buffer)?;
+    (written < reads && made.iter().all(|&i| i < written)).then_some((group, u))
 }
 
 /// What this backend wants of a plan's buffers.
@@ -86,6 +118,13 @@ pub(super) fn room(plan: &Plan) -> Room {
         }
     }
     Room { extra, unused }
+}
+
+/// Operands of [`lora::Above`].
+struct AboveParts {
+    u: Tensor,
+    d_b: Vec<Tensor>,
+    scratch: Tensor,
 }
 
 type Fused = Result<Option<(Vec<Work>, usize)>, BackendError>;
@@ -276,16 +315,39 @@ impl Lowering<'_> {
         if !fits || fusion.moved(*d_u).is_none() || group.rank > lora::RANKS || group.modules.len() != 1 {
             return Ok(None);
         }
-        let (gate_up, d_h, d_gate_up) =
+        let (gate_up, d_h, d_gate_up_view) =
             (self.tensor(*gate_up)?, self.tensor(*d_x)?, self.tensor(*d_gate_up)?);
         let (a, masks) = (self.tensor(group.modules[0].a)?, self.masks(group)?);
-        let swiglu = lora::SwiGlu { gate_up: &gate_up, d_h: &d_h, d_gate_up: &d_gate_up, a: &a };
+        let above = self.above(*d_gate_up)?;
+        if above.is_some() {
+            fusion.summed.borrow_mut().insert(d_gate_up.buffer);
+        }
+        let above = above.as_ref().map(|above| lora::Above {
+            u: &above.u,
+            d_b: [&above.d_b[0], &above.d_b[1]],
+            scratch: &above.scratch,
+        });
+        let swiglu = lora::SwiGlu { gate_up: &gate_up, d_h: &d_h, d_gate_up: &d_gate_up_view, a: &a, above };
         let dropout = masks.as_ref().map(Masks::dropout);
         let scalars = self.block.scalars()?;
-        let work: Lowered = self.outer(group, [*u, *d_y, *d_u], h.cols, |outer| {
-            lora::grad_swiglu(&outer, &swiglu, dropout.as_ref(), &scalars)
+        let bytes = lora::swiglu_bytes(d_h.rows(), d_h.cols(), group.rank, &columns_of(group));
+        let work: Lowered = self.outer(group, [*u, *d_y, *d_u], bytes, |outer, sums| {
+            lora::grad_swiglu(&outer, &swiglu, dropout.as_ref(), &scalars, sums)
         });
         Ok(Some((work?, 4)))
+    }
+
+    /// The adapters of gate and up, when both are trained and their sums fit into the pass that writes `d_gate_up`.
+    fn above(&self, d_gate_up: Mat) -> Result<Option<AboveParts>, BackendError> {
+        let Some((group, u)) = reader_of(self.plan, d_gate_up) else { return Ok(None) };
+        let group = &self.plan.groups[group];
+        let half = d_gate_up.cols / 2;
+        if columns_of(group) != [(0, half), (half, half)] || group.rank > lora::RANKS {
+            return Ok(None);
+        }
+        let (u, d_b) = (self.tensor(u)?, self.tensors(group, |module| module.d_b)?);
+        let scratch = self.partials(lora::above_bytes(u.rows(), half, group.rank))?;
+        Ok(Some(AboveParts { u, d_b, scratch }))
     }
 
     /// RMS norm's gradient with the adapters on its output, which may be wanted once more.

@@ -2,13 +2,15 @@
 
 use super::fused::Fusion;
 use super::inputs::{Block, Field, row_range};
-use super::store::Store;
+use super::store::{ALIGN, Store};
 use crate::backend::{BackendError, Slab};
 use crate::place::Placement;
-use crate::plan::{Dims, Form, Heads, Input, LoraGroup, Mat, Op, Place, Plan, Role, Rows, Step};
+use crate::plan::{
+    Block as PlanBlock, Dims, Form, Heads, Input, LoraGroup, Mat, Op, Place, Plan, Role, Rows, Step,
+};
 use kernels::cuda::ops::{self, attention, lora};
 use kernels::cuda::{self, CudaError, Dtype, Gpu, Matmul, Memory, Tensor, Work};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 /// Where everything of a program lies.
 pub(super) struct Lowering<'a> {
@@ -23,6 +25,11 @@ pub(super) struct Lowering<'a> {
     pub workspace: &'a Memory,
     /// Shared by operations that need room for partial sums; grows to the largest need.
     pub scratch: &'a RefCell<Memory>,
+    /// Room for sums of adapters' gradients that wait for the end of a step or two.
+    pub partials: &'a RefCell<Memory>,
+    /// These sums, and the bytes that they take there.
+    pub waiting: RefCell<lora::Sums>,
+    pub taken: Cell<usize>,
     pub segments: &'a Tensor,
     /// `1 x 1`: not 0 once a loss or a norm was not finite; no update then.
     pub flag: &'a Tensor,
@@ -44,7 +51,19 @@ impl Lowering<'_> {
         let mut number = 0;
         for step in &self.plan.steps {
             self.lower_step(step, &mut number, &mut all)?;
+            // The next of these steps, or the one after it, adds its sums in the same launch.
+            let waits = self.fusion.is_some()
+                && matches!(
+                    step.block,
+                    PlanBlock::MlpOutBackward
+                        | PlanBlock::AttentionOutBackward
+                        | PlanBlock::AttentionCoreBackward
+                );
+            if !waits {
+                all.extend(self.sums()?.into_iter().map(|work| (number, work)));
+            }
         }
+        all.extend(self.sums()?.into_iter().map(|work| (number, work)));
         all.retain(|(_, work)| !matches!(work, Work::Nothing));
         Ok(all)
     }
@@ -109,6 +128,28 @@ impl Lowering<'_> {
             *scratch = self.gpu.alloc(bytes.next_multiple_of(1 << 20), "partial sums")?;
         }
         Ok(scratch.dense(1, bytes, Dtype::U8)?)
+    }
+
+    /// Room for sums that wait.
+    pub(super) fn partials(&self, bytes: usize) -> Result<Tensor, BackendError> {
+        let (start, mut partials) = (self.taken.get(), self.partials.borrow_mut());
+        let end = start + bytes.next_multiple_of(ALIGN);
+        if partials.bytes() < end {
+            // What waits in the old memory holds it.
+            *partials = self.gpu.alloc(end.next_multiple_of(1 << 20), "sums of adapters' gradients")?;
+        }
+        self.taken.set(end);
+        Ok(partials.tensor(start, (1, bytes), bytes, Dtype::U8)?)
+    }
+
+    /// Adds what waits to the gradients.
+    fn sums(&self) -> Lowered {
+        self.taken.set(0);
+        let mut waiting = self.waiting.borrow_mut();
+        if waiting.is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(waiting.take(&self.block.scalars()?)?)
     }
 
     fn lower_op(&self, op: &Op) -> Lowered {
@@ -362,9 +403,19 @@ impl Lowering<'_> {
             }
             Op::LoraGradParams { x, u, d_y, d_u, .. } => {
                 let x = self.tensor(x)?;
-                self.outer(group, [u, d_y, d_u], x.cols(), |outer| {
-                    lora::grad_params(&lora::Params { x: &x, outer }, dropout.as_ref(), &scalars)
-                })?
+                let summed = self.fusion.as_ref().is_some_and(|fusion| fusion.summed(d_y));
+                let bytes = lora::scratch_bytes(x.rows(), x.cols(), group.rank, &cols);
+                let mut work = self.outer(group, [u, d_y, d_u], bytes, |outer, sums| {
+                    let params = lora::Params { x: &x, outer };
+                    if summed {
+                        return Ok(vec![lora::grad_down(&params, dropout.as_ref(), &scalars, sums)?]);
+                    }
+                    lora::grad_params(&params, dropout.as_ref(), &scalars, sums)
+                })?;
+                if self.fusion.is_none() {
+                    work.extend(self.sums()?);
+                }
+                work
             }
             Op::LoraGradInput { d_u, d_x, .. } => {
                 let a = self.tensors(group, |module| Some(module.a))?;
@@ -381,28 +432,22 @@ impl Lowering<'_> {
         moved.map_or_else(|| self.tensor(d_u), Ok)
     }
 
-    /// Hands the operands of the gradients of a group's factors to `make`.
+    /// Hands the operands of the gradients of a group's factors to `make`; `scratch`: bytes for their sums.
     pub(super) fn outer(
         &self,
         group: &LoraGroup,
         [u, d_y, d_u]: [Mat; 3],
-        features: usize,
-        make: impl FnOnce(lora::Outer<'_>) -> Result<Vec<Work>, CudaError>,
+        scratch: usize,
+        make: impl FnOnce(lora::Outer<'_>, &mut lora::Sums) -> Result<Vec<Work>, CudaError>,
     ) -> Lowered {
         let cols = columns_of(group);
         let d_a = self.tensors(group, |module| module.d_a)?;
         let d_b = self.tensors(group, |module| module.d_b)?;
         let (u, d_y, d_u) = (self.tensor(u)?, self.tensor(d_y)?, self.inner(d_u)?);
-        let scratch = self.scratch(lora::scratch_bytes(d_y.rows(), features, group.rank, &cols))?;
-        Ok(make(lora::Outer {
-            u: &u,
-            d_y: &d_y,
-            cols: &cols,
-            d_u: &d_u,
-            d_a: &d_a,
-            d_b: &d_b,
-            scratch: &scratch,
-        })?)
+        let scratch = self.partials(scratch)?;
+        let outer =
+            lora::Outer { u: &u, d_y: &d_y, cols: &cols, d_u: &d_u, d_a: &d_a, d_b: &d_b, scratch: &scratch };
+        Ok(make(outer, &mut self.waiting.borrow_mut())?)
     }
 }
 

@@ -22,7 +22,7 @@ use kernels::cuda::{
 };
 use lower::{Lowering, Numbered, view};
 use model::nf4::Nf4;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
@@ -83,6 +83,7 @@ pub struct Cuda {
     caches: Vec<Tensor>,
     workspace: Memory,
     scratch: RefCell<Memory>,
+    partials: RefCell<Memory>,
     segments: Tensor,
     flag: Tensor,
     notes: Pinned,
@@ -108,6 +109,7 @@ impl Cuda {
             caches: Vec::new(),
             workspace: gpu.alloc(WORKSPACE_BYTES, "the workspace of matrix products")?,
             scratch: RefCell::new(empty.clone()),
+            partials: RefCell::new(empty.clone()),
             segments: empty.dense(1, 0, Dtype::U32)?,
             flag: gpu.alloc(ALIGN, "a flag")?.dense(1, 1, Dtype::U32)?,
             notes: gpu.pinned(NOTES * 4)?,
@@ -162,6 +164,9 @@ impl Cuda {
             caches: &self.caches,
             workspace: &self.workspace,
             scratch: &self.scratch,
+            partials: &self.partials,
+            waiting: RefCell::default(),
+            taken: Cell::new(0),
             segments: &self.segments,
             flag: &self.flag,
             low: self.low(),
@@ -345,6 +350,7 @@ impl Backend for Cuda {
             caches,
             self.workspace.bytes(),
             self.scratch.borrow().bytes(),
+            self.partials.borrow().bytes(),
         ];
         parts.iter().sum::<usize>() as u64
     }

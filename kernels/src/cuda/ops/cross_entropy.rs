@@ -10,6 +10,12 @@ use crate::cuda::{Cost, CudaError, Dtype, Tensor, Work};
 pub static SOURCE: Source =
     Source { name: "cross_entropy.cu", text: include_str!("../../../cross_entropy.cu") };
 
+/// Bytes of a group of elements, and at most of what the kernel declares as shared memory itself.
+const GROUP_BYTES: usize = 16;
+const STATIC_SHARED: usize = 1024;
+/// Threads that a multiprocessor holds.
+const THREADS_AT_ONCE: usize = 2048;
+
 /// The label of a row without a loss.
 pub const NONE: u32 = u32::MAX;
 
@@ -32,23 +38,50 @@ pub fn forward(
     check.column("labels", labels, logits.rows(), Dtype::U32)?;
     check.column("loss", loss, logits.rows(), Dtype::F32)?;
     check.scalars(scalars)?;
+    let group = group(&[logits]);
+    let threads = row_threads(logits.cols(), group, if gradient { 1024 } else { 512 });
+    let keep = if gradient { kept(logits, threads, group) } else { 0 };
     let args = Args::new()
         .tensor(logits)
         .int(logits.pitch())
         .tensor(labels)
         .tensor(loss)
         .tensor(scalars)
+        .int(logits.rows())
         .int(logits.cols())
         .int(usize::from(gradient))
+        .int(keep)
         .int(usize::from(wide(&[logits])));
-    let passes = if gradient { 3.0 } else { 1.0 };
+    let passes = if gradient { 2.0 } else { 1.0 };
     let cost = Cost {
         flops: 4.0 * (logits.rows() * logits.cols()) as f64,
         bytes: passes * bytes(&[logits]) + bytes(&[labels, loss]),
     };
-    let grid = Grid::line(logits.rows(), row_threads(logits.cols(), group(&[logits]), 512));
+    let shared = keep * threads * GROUP_BYTES;
+    let grid = Grid { shared, ..Grid::line(logits.rows().min(at_once(logits, threads, shared)), threads) };
     let name = format!("cross_entropy_{}", logits.dtype().suffix());
     Launch::prepare(logits.memory().gpu(), &SOURCE, name, grid, args, cost)
+}
+
+/// Groups of a row that each thread keeps in shared memory between its two reads.
+fn kept(logits: &Tensor, threads: usize, group: usize) -> usize {
+    if !wide(&[logits]) || !logits.cols().is_multiple_of(group) {
+        return 0;
+    }
+    let room = logits.memory().gpu().properties().shared_per_block as usize;
+    let most = room.saturating_sub(STATIC_SHARED) / (threads * GROUP_BYTES);
+    logits.cols().div_ceil(threads * group).min(most)
+}
+
+/// Blocks that run at once; each takes several rows where it keeps some of them.
+fn at_once(logits: &Tensor, threads: usize, shared: usize) -> usize {
+    if shared == 0 {
+        return usize::MAX;
+    }
+    let device = logits.memory().gpu().properties();
+    let room = device.shared_per_block as usize + STATIC_SHARED;
+    let each = (room / (shared + 2 * STATIC_SHARED)).clamp(1, THREADS_AT_ONCE.div_ceil(threads));
+    device.multiprocessors as usize * each
 }
 
 /// `sum = sum of losses`, in float64 and a fixed order, rounded once; `losses`: `R x 1`, `sum`: `1 x 1` float32. A sum that is

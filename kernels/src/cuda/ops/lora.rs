@@ -10,13 +10,17 @@ mod fused;
 mod grad;
 mod input;
 mod pack;
+mod sum;
+mod swiglu;
 
 pub use fused::{Down, FUSED_SOURCE, Normed, down_norm, down_swiglu, takes_down};
 pub use grad::{
-    GRAD_SOURCE, Outer, PLAIN_SOURCE, Params, grad_inner, grad_params, grad_swiglu, scratch_bytes, takes,
+    GRAD_SOURCE, Outer, PLAIN_SOURCE, Params, grad_down, grad_inner, grad_params, scratch_bytes, takes,
 };
-pub use input::{INPUT_SOURCE, NORM_COLS_MAX, Norm, SwiGlu, grad_input, grad_norm};
+pub use input::{INPUT_SOURCE, NORM_COLS_MAX, Norm, grad_input, grad_norm};
 pub use pack::{PackTable, Packing};
+pub use sum::{SUM_SOURCE, Sums};
+pub use swiglu::{Above, SWIGLU_SOURCE, SwiGlu, above_bytes, grad_swiglu, swiglu_bytes};
 
 use super::{Check, StepScalars, bytes};
 use crate::cuda::compile::Source;

@@ -37,6 +37,8 @@ pub static SOURCES: &[&Source] = &[
     &lora::INPUT_SOURCE,
     &lora::PLAIN_SOURCE,
     &lora::SOURCE,
+    &lora::SUM_SOURCE,
+    &lora::SWIGLU_SOURCE,
     &nf4::SOURCE,
     &optimizer::SOURCE,
     &rms_norm::SOURCE,

@@ -1,5 +1,6 @@
 //! The way forward of adapters inside of the operation that makes their input: `lora_down_fused.cu`.
 
+use super::input::norm_threads;
 use super::{
     Dropout, NORM_COLS_MAX, RANKS, down_weights, each, flops, masking, masks, scalars_fit, stat, weights,
 };
@@ -12,9 +13,11 @@ use crate::cuda::{Cost, CudaError, Dtype, Tensor, Work};
 pub static FUSED_SOURCE: Source =
     Source { name: "lora_down_fused.cu", text: include_str!("../../../../lora_down_fused.cu") };
 
-/// Tokens and threads of a block.
+/// Tokens of a block; threads and shared memory of one behind SwiGLU; shared memory of a module's sums in a warp.
 const TOKENS: usize = 16;
-const THREADS: usize = 256;
+const SWIGLU_THREADS: usize = 256;
+const SWIGLU_SHARED: usize = 4 * 6 * 16 * SWIGLU_THREADS;
+const SUMS: usize = 4 * TOKENS * (RANKS + 8);
 
 /// Adapters and where their products go, as in [`super::down`]: bfloat16, a rank of at most [`RANKS`].
 #[derive(Debug, Clone, Copy)]
@@ -62,6 +65,7 @@ impl Down<'_> {
         dropout: Option<&Dropout<'_>>,
         scalars: &Tensor,
         (name, read): (String, f64),
+        (threads, shared): (usize, usize),
     ) -> Result<Work, CudaError> {
         let Down { x, a, u, augmented } = *self;
         let args = args.int(x.rows()).int(x.cols()).int(rank);
@@ -70,7 +74,7 @@ impl Down<'_> {
             flops: flops(x.rows(), u.cols(), x.cols()) + 6.0 * (x.rows() * x.cols()) as f64,
             bytes: read + bytes(&[x, u, augmented]) + weights(a),
         };
-        let grid = Grid::line(x.rows().div_ceil(TOKENS), THREADS);
+        let grid = Grid { shared, ..Grid::line(x.rows().div_ceil(TOKENS), threads) };
         Launch::prepare(x.memory().gpu(), &FUSED_SOURCE, name, grid, args, cost)
     }
 }
@@ -104,7 +108,7 @@ pub fn down_swiglu(
     let args = Args::new().tensor(gate_up).int(gate_up.pitch()).tensor(x).int(x.pitch());
     let args = down.args(args.tensor(&a[0]));
     let named = ("lora_down_swiglu_mma".to_owned(), bytes(&[gate_up]));
-    down.finish((args, rank), dropout, scalars, named)
+    down.finish((args, rank), dropout, scalars, named, (SWIGLU_THREADS, SWIGLU_SHARED))
 }
 
 /// What a norm before adapters reads and writes besides its output.
@@ -142,6 +146,8 @@ pub fn down_norm(
     check.that(aligned, || "rows do not start at multiples of 16 bytes".to_owned())?;
     let args = Args::new().tensor(of).int(of.pitch()).tensor(weight).tensor(x).int(x.pitch());
     let args = down.args(each(args.tensor(rstd).float(eps), a));
-    let named = (format!("lora_down_norm_mma_{}", a.len()), bytes(&[of, weight, rstd]));
-    down.finish((args, rank), dropout, scalars, named)
+    let (threads, suffix) = norm_threads(x.memory().gpu(), x.rows().div_ceil(TOKENS));
+    let named = (format!("lora_down_norm_mma_{}{suffix}", a.len()), bytes(&[of, weight, rstd]));
+    let shared = a.len() * threads / 32 * SUMS;
+    down.finish((args, rank), dropout, scalars, named, (threads, shared))
 }

@@ -1,9 +1,9 @@
 //! Gradients of the factors of adapters: `lora_grad.cu` on tensor cores, `lora_plain.cu` otherwise.
 
-use super::input::{SwiGlu, swiglu_args};
+use super::sum::{Factor, Share, Sums};
 use super::{
-    Dropout, INPUT_SOURCE, RANKS, THREADS, columns, each, flops, inner, masking, masks, scalars_fit, stat,
-    up_weights, weights,
+    Dropout, RANKS, THREADS, columns, each, flops, inner, masking, masks, scalars_fit, stat, up_weights,
+    weights,
 };
 use crate::cuda::compile::Source;
 use crate::cuda::launch::{Args, Grid, Launch};
@@ -22,15 +22,14 @@ const UP_COLS: usize = 256;
 const UP_TOKENS: usize = 64;
 const UP_THREADS: usize = 128;
 /// Blocks that it wants.
-const UP_BLOCKS: usize = 264;
+pub(super) const UP_BLOCKS: usize = 264;
 /// Features of a block of the kernel that reads `x`.
 const DOWN_COLS: usize = 64;
 const DOWN_THREADS: usize = 128;
-/// Features of a block of the kernel inside of SwiGLU's gradient, and its threads.
-const SWIGLU_COLS: usize = 64;
-const SWIGLU_THREADS: usize = 128;
+/// Blocks of it that run at once.
+const DOWN_BLOCKS: usize = 528;
 /// Parts of the scratch memory start at multiples of this.
-const ALIGN: usize = 256;
+pub(super) const ALIGN: usize = 256;
 
 /// What [`grad_params`] reads and writes.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +37,13 @@ pub struct Params<'a> {
     /// `T x K`.
     pub x: &'a Tensor,
     pub outer: Outer<'a>,
+}
+
+impl Params<'_> {
+    fn slices(&self) -> Slices {
+        let rank = self.outer.d_b.first().map_or(1, Tensor::cols);
+        Slices::of_a(self.x.rows(), self.x.cols(), rank, self.outer.d_b.len())
+    }
 }
 
 /// The same without the input.
@@ -55,42 +61,33 @@ pub struct Outer<'a> {
     pub d_a: &'a [Tensor],
     /// `N_m x r` float32 each, added to.
     pub d_b: &'a [Tensor],
-    /// At least [`scratch_bytes`], at a multiple of 16 bytes.
+    /// At least [`scratch_bytes`], or [`super::swiglu_bytes`]; at a multiple of 16 bytes.
     pub scratch: &'a Tensor,
 }
 
 /// How tokens are cut into slices: depends on shapes alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Slices {
-    count: usize,
-    tokens: usize,
+pub(super) struct Slices {
+    pub count: usize,
+    pub tokens: usize,
 }
 
 impl Slices {
     /// At most `most` slices, a multiple of `unit` tokens each.
-    fn at_most(tokens: usize, most: usize, unit: usize) -> Self {
+    pub(super) fn at_most(tokens: usize, most: usize, unit: usize) -> Self {
         let size = tokens.div_ceil(most).next_multiple_of(unit).max(unit);
         Slices { count: tokens.div_ceil(size), tokens: size }
     }
 
-    /// Of the sums of `d_A`.
-    fn of_a(tokens: usize) -> Self {
-        let most = match tokens {
-            0..=4096 => 16,
-            4097..=8192 => 32,
-            _ => 64,
-        };
-        Self::at_most(tokens, most, UP_TOKENS)
+    /// Of the sums of `d_A`: as many blocks as run at once.
+    fn of_a(tokens: usize, features: usize, rank: usize, modules: usize) -> Self {
+        let blocks = features.div_ceil(DOWN_COLS) * items(modules, rank);
+        Self::at_most(tokens, (DOWN_BLOCKS / blocks.max(1)).clamp(1, 64), UP_TOKENS)
     }
 
     /// Of the sums of `d_B`: few where many columns make enough blocks.
     fn of_b(tokens: usize, cols: &[(usize, usize)]) -> Self {
         Self::at_most(tokens, UP_BLOCKS.div_ceil(tiles(cols).max(1)).min(64), UP_TOKENS)
-    }
-
-    /// Of the sums of `d_A` inside of SwiGLU's gradient.
-    fn of_swiglu(tokens: usize) -> Self {
-        Self::at_most(tokens, 16, 64)
     }
 }
 
@@ -98,21 +95,43 @@ fn tiles(cols: &[(usize, usize)]) -> usize {
     cols.iter().map(|c| c.1.div_ceil(UP_COLS)).sum()
 }
 
+/// Modules times groups of 16 ranks.
+fn items(modules: usize, rank: usize) -> usize {
+    modules * rank.div_ceil(RANKS)
+}
+
 fn total(cols: &[(usize, usize)]) -> usize {
     cols.iter().map(|c| c.1).sum()
 }
 
-/// Words of the partial sums of `d_A` and `d_B`.
-fn parts(tokens: usize, features: usize, rank: usize, cols: &[(usize, usize)]) -> [usize; 2] {
-    let slices_a = Slices::of_a(tokens).count.max(Slices::of_swiglu(tokens).count);
+/// Words of the partial sums of `d_A`, in so many slices, and `d_B`.
+fn parts(
+    tokens: usize,
+    slices_a: usize,
+    features: usize,
+    rank: usize,
+    cols: &[(usize, usize)],
+) -> [usize; 2] {
     let slices_b = Slices::of_b(tokens, cols).count;
     [slices_a * cols.len() * rank * features, slices_b * total(cols) * rank]
 }
 
-/// Bytes of scratch memory that [`grad_params`] and [`grad_swiglu`] need; `cols`: start and `N_m` of each module.
+/// Bytes of these partial sums.
+pub(super) fn part_bytes(
+    tokens: usize,
+    slices_a: usize,
+    features: usize,
+    rank: usize,
+    cols: &[(usize, usize)],
+) -> usize {
+    let parts = parts(tokens, slices_a, features, rank, cols);
+    parts.iter().map(|count| (4 * count).next_multiple_of(ALIGN)).sum()
+}
+
+/// Bytes of scratch memory that [`grad_params`] needs; `cols`: start and `N_m` of each module.
 #[must_use]
 pub fn scratch_bytes(tokens: usize, features: usize, rank: usize, cols: &[(usize, usize)]) -> usize {
-    parts(tokens, features, rank, cols).iter().map(|count| (4 * count).next_multiple_of(ALIGN)).sum()
+    part_bytes(tokens, Slices::of_a(tokens, features, rank, cols.len()).count, features, rank, cols)
 }
 
 /// Whether the kernels on tensor cores take adapters of this shape, with rows at multiples of 16 bytes.
@@ -150,8 +169,8 @@ pub fn grad_inner(
     Launch::prepare(d_y.memory().gpu(), &PLAIN_SOURCE, name, grid, args, cost)
 }
 
-/// `d_B_m += lora_scale d_y_m^T u_m`, `d_A_m += d_u_m^T drop_m(x)`: pieces of work to run in this order. Sums over tokens go
-/// over slices whose number depends on shapes alone, then over the slices in order.
+/// `d_B_m += lora_scale d_y_m^T u_m`, `d_A_m += d_u_m^T drop_m(x)`: pieces of work to run in this order, and what is added by
+/// `sums` after them. Sums over tokens go over slices whose number depends on shapes alone, then over the slices in order.
 ///
 /// # Errors
 /// When shapes or types do not fit, or the scratch memory is too small.
@@ -159,37 +178,37 @@ pub fn grad_params(
     p: &Params<'_>,
     dropout: Option<&Dropout<'_>>,
     scalars: &Tensor,
+    sums: &mut Sums,
 ) -> Result<Vec<Work>, CudaError> {
     let check = Check::new("lora_grad_params");
     check.float("x", p.x)?;
-    let job = Job::new(&check, &p.outer, (p.x.rows(), p.x.cols(), p.x.dtype()), dropout, scalars)?;
-    let slices = Slices::of_a(p.x.rows());
-    if job.fast {
-        check.that(p.x.is_aligned(16), || "rows of x do not start at multiples of 16 bytes".to_owned())?;
-        return Ok(vec![job.up_mma()?, job.down_mma(p.x, slices)?, job.sum(slices)?]);
-    }
-    Ok(vec![job.plain_b()?, job.plain_a(p.x, slices)?, job.sum(slices)?])
+    let slices = p.slices();
+    let shape = (p.x.rows(), p.x.cols(), p.x.dtype());
+    let job = Job::new(&check, &p.outer, shape, slices, dropout, scalars)?;
+    let down = job.down(&check, p.x, slices)?;
+    let up = if job.fast { job.up_mma()? } else { job.plain_b()? };
+    job.shares_of_b(sums)?;
+    job.shares_of_a(sums, slices)?;
+    Ok(vec![up, down])
 }
 
-/// The backward of `silu(gate) up` with an adapter on its output `h`, all in one pass: `d_h' = d_h + drop(d_u A)`, gradients of
-/// gate and up from it, `d_A += d_u^T drop(h)`; and `d_B += lora_scale d_y^T u`. Pieces of work to run in this order.
+/// As [`grad_params`] for the factors `A_m` alone.
 ///
 /// # Errors
-/// When shapes or types do not fit, the rank is odd or above 16, or the scratch memory is too small.
-pub fn grad_swiglu(
-    outer: &Outer<'_>,
-    swiglu: &SwiGlu<'_>,
+/// As there.
+pub fn grad_down(
+    p: &Params<'_>,
     dropout: Option<&Dropout<'_>>,
     scalars: &Tensor,
-) -> Result<Vec<Work>, CudaError> {
-    let check = Check::new("lora_grad_swiglu");
-    let d_h = swiglu.d_h;
-    let job = Job::new(&check, outer, (d_h.rows(), d_h.cols(), d_h.dtype()), dropout, scalars)?;
-    check.that(job.fast && job.rank <= RANKS && job.modules() == 1, || {
-        format!("{} modules of rank {}, d_u of {:?}", job.modules(), job.rank, outer.d_u.dtype())
-    })?;
-    let slices = Slices::of_swiglu(d_h.rows());
-    Ok(vec![job.swiglu(&check, swiglu, slices)?, job.up_mma()?, job.sum(slices)?])
+    sums: &mut Sums,
+) -> Result<Work, CudaError> {
+    let check = Check::new("lora_grad_down");
+    check.float("x", p.x)?;
+    let slices = p.slices();
+    let shape = (p.x.rows(), p.x.cols(), p.x.dtype());
+    let job = Job::new(&check, &p.outer, shape, slices, dropout, scalars)?;
+    job.shares_of_a(sums, slices)?;
+    job.down(&check, p.x, slices)
 }
 
 /// The scratch memory: partial sums.
@@ -199,23 +218,24 @@ struct Parts {
 }
 
 /// Checked operands.
-struct Job<'a> {
+pub(super) struct Job<'a> {
     p: &'a Outer<'a>,
     dropout: Option<&'a Dropout<'a>>,
     scalars: &'a Tensor,
     tokens: usize,
     features: usize,
-    rank: usize,
-    fast: bool,
+    pub(super) rank: usize,
+    pub(super) fast: bool,
     slices_b: Slices,
     parts: Parts,
 }
 
 impl<'a> Job<'a> {
-    fn new(
+    pub(super) fn new(
         check: &Check,
         p: &'a Outer<'a>,
         (tokens, features, dtype): (usize, usize, Dtype),
+        slices_a: Slices,
         dropout: Option<&'a Dropout<'a>>,
         scalars: &'a Tensor,
     ) -> Result<Self, CudaError> {
@@ -235,12 +255,12 @@ impl<'a> Job<'a> {
         })?;
         masks(check, dropout, modules, tokens)?;
         scalars_fit(check, scalars)?;
-        let parts = scratch(check, p, (tokens, features, rank))?;
+        let parts = scratch(check, p, (tokens, features, rank), slices_a)?;
         let slices_b = Slices::of_b(tokens, p.cols);
         Ok(Job { p, dropout, scalars, tokens, features, rank, fast, slices_b, parts })
     }
 
-    fn prepare(
+    pub(super) fn prepare(
         &self,
         source: &'static Source,
         name: impl Into<String>,
@@ -251,7 +271,7 @@ impl<'a> Job<'a> {
         Launch::prepare(self.p.d_y.memory().gpu(), source, name, grid, args, cost)
     }
 
-    fn modules(&self) -> usize {
+    pub(super) fn modules(&self) -> usize {
         self.p.d_b.len()
     }
 
@@ -260,7 +280,7 @@ impl<'a> Job<'a> {
         format!("{name}_{}", self.p.d_y.dtype().suffix())
     }
 
-    fn up_mma(&self) -> Result<Work, CudaError> {
+    pub(super) fn up_mma(&self) -> Result<Work, CudaError> {
         let Outer { u, d_y, cols, .. } = *self.p;
         let args = Args::new().tensor(d_y).int(d_y.pitch()).tensor(u).int(u.pitch());
         let args = columns(args.tensor(&self.parts.b), cols);
@@ -279,11 +299,6 @@ impl<'a> Job<'a> {
         Cost { flops: flops(self.tokens, total(cols), self.rank), bytes: read + bytes(&[u]) + part }
     }
 
-    /// Modules times groups of 16 ranks.
-    fn items(&self) -> usize {
-        self.modules() * self.rank.div_ceil(RANKS)
-    }
-
     fn down_args(&self, x: &Tensor, slices: Slices) -> Args {
         let d_u = self.p.d_u;
         let args = Args::new().tensor(x).int(x.pitch()).tensor(d_u).int(d_u.pitch());
@@ -297,27 +312,25 @@ impl<'a> Job<'a> {
         Cost { flops: flops(self.tokens, d_u.cols(), self.features), bytes: bytes(&[x, d_u]) + part }
     }
 
-    fn down_mma(&self, x: &Tensor, slices: Slices) -> Result<Work, CudaError> {
-        let blocks = [self.items(), slices.count, self.features.div_ceil(DOWN_COLS)];
+    fn down(&self, check: &Check, x: &Tensor, slices: Slices) -> Result<Work, CudaError> {
+        if !self.fast {
+            return self.plain_a(x, slices);
+        }
+        check.that(x.is_aligned(16), || "rows of x do not start at multiples of 16 bytes".to_owned())?;
+        let blocks = [items(self.modules(), self.rank), slices.count, self.features.div_ceil(DOWN_COLS)];
         let grid = Grid { blocks, threads: DOWN_THREADS, shared: 0 };
         let args = self.down_args(x, slices);
         self.prepare(&GRAD_SOURCE, "lora_grad_down_mma", grid, args, self.down_cost(x, slices))
     }
 
-    fn swiglu(&self, check: &Check, swiglu: &SwiGlu<'_>, slices: Slices) -> Result<Work, CudaError> {
-        let d_u = self.p.d_u;
-        let args = swiglu_args(check, swiglu, self.rank)?.tensor(d_u).int(d_u.pitch());
-        let args = args.tensor(swiglu.a).tensor(&self.parts.a).int(self.tokens).int(slices.tokens);
-        let args = masking(args.int(self.features).int(self.rank), self.dropout).tensor(self.scalars);
-        let blocks = [self.features.div_ceil(SWIGLU_COLS), slices.count, 1];
-        let grid = Grid { blocks, threads: SWIGLU_THREADS, shared: 0 };
-        let part = (slices.count * self.rank * self.features * 4) as f64;
-        let cost = Cost {
-            flops: 12.0 * (self.tokens * self.features) as f64
-                + 2.0 * flops(self.tokens, self.rank, self.features),
-            bytes: bytes(&[swiglu.gate_up, swiglu.d_h, swiglu.d_gate_up, d_u]) + part,
-        };
-        self.prepare(&INPUT_SOURCE, "lora_grad_swiglu_mma", grid, args, cost)
+    /// The part of the scratch memory that holds slices of `d_A`.
+    pub(super) fn part_a(&self) -> &Tensor {
+        &self.parts.a
+    }
+
+    /// Arguments that end a kernel with masks.
+    pub(super) fn masked(&self, args: Args) -> Args {
+        masking(args.int(self.features).int(self.rank), self.dropout).tensor(self.scalars)
     }
 
     fn plain_b(&self) -> Result<Work, CudaError> {
@@ -338,22 +351,28 @@ impl<'a> Job<'a> {
         self.prepare(&PLAIN_SOURCE, self.plain("lora_grad_a"), grid, args, self.down_cost(x, slices))
     }
 
-    /// `d_A` and `d_B` from their slices.
-    fn sum(&self, slices_a: Slices) -> Result<Work, CudaError> {
-        let Outer { cols, d_a, d_b, .. } = *self.p;
-        let Parts { a: part_a, b: part_b } = &self.parts;
-        let args = each(each(Args::new().tensor(part_a).tensor(part_b), d_a), d_b);
-        let args = columns(args, cols).int(self.modules()).int(slices_a.count).int(self.slices_b.count);
-        let args = args.int(self.features).int(self.rank);
-        let args = args.int(usize::from(self.dropout.is_some())).tensor(self.scalars);
-        let most = cols.iter().map(|c| c.1).max().unwrap_or(0).max(self.features) * self.rank;
-        let blocks = [most.div_ceil(THREADS), 2 * self.modules(), 1];
-        let grid = Grid { blocks, threads: THREADS, shared: 0 };
-        let numbers = slices_a.count * self.modules() * self.rank * self.features
-            + self.slices_b.count * total(cols) * self.rank;
-        let cost =
-            Cost { flops: numbers as f64, bytes: 4.0 * numbers as f64 + 2.0 * (weights(d_a) + weights(d_b)) };
-        self.prepare(&GRAD_SOURCE, "lora_sum", grid, args, cost)
+    /// `d_A` from its slices.
+    pub(super) fn shares_of_a(&self, sums: &mut Sums, slices: Slices) -> Result<(), CudaError> {
+        let (count, stride) = (self.rank * self.features, self.modules() * self.rank * self.features);
+        let factor = if self.dropout.is_some() { Factor::Kept } else { Factor::One };
+        for (m, d_a) in self.p.d_a.iter().enumerate() {
+            let parts = self.parts.a.columns(m * count, count)?;
+            sums.push(Share { parts, stride, slices: slices.count, target: d_a.clone(), factor });
+        }
+        Ok(())
+    }
+
+    /// `d_B` from its slices.
+    pub(super) fn shares_of_b(&self, sums: &mut Sums) -> Result<(), CudaError> {
+        let (mut before, stride) = (0, total(self.p.cols) * self.rank);
+        for (d_b, columns) in self.p.d_b.iter().zip(self.p.cols) {
+            let count = columns.1 * self.rank;
+            let parts = self.parts.b.columns(before, count)?;
+            let slices = self.slices_b.count;
+            sums.push(Share { parts, stride, slices, target: d_b.clone(), factor: Factor::Scale });
+            before += count;
+        }
+        Ok(())
     }
 }
 
@@ -362,15 +381,16 @@ fn scratch(
     check: &Check,
     p: &Outer<'_>,
     (tokens, features, rank): (usize, usize, usize),
+    slices_a: Slices,
 ) -> Result<Parts, CudaError> {
     let given = p.scratch;
     check.dense("scratch", given)?;
     let found = given.rows() * given.cols() * given.dtype().bytes();
-    let needed = scratch_bytes(tokens, features, rank, p.cols);
+    let needed = part_bytes(tokens, slices_a.count, features, rank, p.cols);
     let fits = found >= needed && given.pointer().is_multiple_of(16);
     check.that(fits, || format!("scratch has {found} bytes, not {needed} at a multiple of 16"))?;
     let mut offset = given.offset();
-    let [a, b] = parts(tokens, features, rank, p.cols).map(|count| {
+    let [a, b] = parts(tokens, slices_a.count, features, rank, p.cols).map(|count| {
         let start = offset;
         offset += (4 * count).next_multiple_of(ALIGN);
         given.memory().tensor(start, (1, count), count, Dtype::F32)
@@ -386,7 +406,7 @@ mod tests {
     fn slices_cover_every_token_and_are_at_most_64() {
         let narrow = [(0, 8)];
         for tokens in [0, 1, 63, 64, 65, 1000, 4096, 4097, 8192, 8193, 65_536] {
-            let all = [Slices::of_a(tokens), Slices::of_b(tokens, &narrow), Slices::of_swiglu(tokens)];
+            let all = [Slices::of_a(tokens, 896, 16, 3), Slices::of_b(tokens, &narrow)];
             for slices in all {
                 assert!(
                     slices.count <= 64 && slices.tokens.is_multiple_of(UP_TOKENS),
@@ -399,9 +419,9 @@ mod tests {
                 );
             }
         }
-        assert_eq!(Slices::of_a(8192), Slices { count: 32, tokens: 256 });
+        assert_eq!(Slices::of_a(8192, 896, 16, 3), Slices { count: 12, tokens: 704 });
+        assert_eq!(Slices::of_a(8192, 896, 16, 1), Slices { count: 32, tokens: 256 });
         assert_eq!(Slices::of_b(8192, &[(0, 4864), (4864, 4864)]), Slices { count: 7, tokens: 1216 });
-        assert_eq!(Slices::of_swiglu(8192), Slices { count: 16, tokens: 512 });
     }
 
     #[test]

@@ -2,13 +2,12 @@
 //! `lora_plain.cu` otherwise.
 
 use super::{
-    Dropout, PLAIN_SOURCE, RANKS, THREADS, down_weights, each, flops, inner, masking, masks, scalars_fit,
-    weights,
+    Dropout, PLAIN_SOURCE, THREADS, down_weights, each, flops, inner, masking, masks, scalars_fit, weights,
 };
 use crate::cuda::compile::Source;
 use crate::cuda::launch::{Args, Grid, Launch};
 use crate::cuda::ops::{Check, bytes};
-use crate::cuda::{Cost, CudaError, Dtype, Tensor, Work};
+use crate::cuda::{Cost, CudaError, Dtype, Gpu, Tensor, Work};
 
 /// The kernels on tensor cores.
 pub static INPUT_SOURCE: Source =
@@ -18,9 +17,9 @@ pub static INPUT_SOURCE: Source =
 const INPUT_TOKENS: usize = 128;
 const INPUT_COLS: usize = 32;
 const INPUT_WARPS: usize = 4;
-/// Tokens and threads of a block of the kernel inside of RMS norm's gradient, and the widest row.
+/// Tokens of a block of the kernel inside of RMS norm's gradient, and bytes of two of the widest rows of each.
 const NORM_TOKENS: usize = 16;
-const NORM_THREADS: usize = 256;
+const NORM_SHARED: usize = 2 * NORM_TOKENS * 2 * NORM_COLS_MAX;
 /// The widest row of [`grad_norm`].
 pub const NORM_COLS_MAX: usize = 1024;
 
@@ -128,38 +127,15 @@ pub fn grad_norm(
         flops: flops(tokens, d_u.cols(), features) + 8.0 * (tokens * features) as f64,
         bytes: bytes(&[x, d_out, d_x, d_x, d_u, rstd]) + out.map_or(0.0, |out| bytes(&[out])) + weights(a),
     };
-    let grid = Grid::line(tokens.div_ceil(NORM_TOKENS), NORM_THREADS);
-    let name = format!("lora_grad_norm_mma_{}", a.len());
-    Launch::prepare(x.memory().gpu(), &INPUT_SOURCE, name, grid, args, cost)
+    let gpu = x.memory().gpu();
+    let (threads, suffix) = norm_threads(gpu, tokens.div_ceil(NORM_TOKENS));
+    let line = Grid::line(tokens.div_ceil(NORM_TOKENS), threads);
+    let grid = Grid { shared: NORM_SHARED, ..line };
+    let name = format!("lora_grad_norm_mma_{}{suffix}", a.len());
+    Launch::prepare(gpu, &INPUT_SOURCE, name, grid, args, cost)
 }
 
-/// SwiGLU with an adapter on its output, bfloat16.
-#[derive(Debug, Clone, Copy)]
-pub struct SwiGlu<'a> {
-    /// `T x 2K`, gate first.
-    pub gate_up: &'a Tensor,
-    /// The gradient by the output, without the adapter's share: `T x K`.
-    pub d_h: &'a Tensor,
-    /// `T x 2K`, written; may be `gate_up`.
-    pub d_gate_up: &'a Tensor,
-    /// `r x K`.
-    pub a: &'a Tensor,
-}
-
-/// The first arguments of the kernel.
-pub(super) fn swiglu_args(check: &Check, swiglu: &SwiGlu<'_>, rank: usize) -> Result<Args, CudaError> {
-    let SwiGlu { gate_up, d_h, d_gate_up, a } = *swiglu;
-    check.dtype("d_h", d_h, Dtype::Bf16)?;
-    for (what, pair) in [("gate_up", gate_up), ("d_gate_up", d_gate_up)] {
-        check.shape(what, pair, d_h.rows(), 2 * d_h.cols())?;
-        check.dtype(what, pair, Dtype::Bf16)?;
-    }
-    check.shape("a", a, rank, d_h.cols())?;
-    check.dtype("a", a, Dtype::Bf16)?;
-    check.dense("a", a)?;
-    check.that(rank <= RANKS, || format!("a rank of {rank}, not up to {RANKS}"))?;
-    let aligned = [gate_up, d_h, d_gate_up, a].iter().all(|t| t.is_aligned(16));
-    check.that(aligned, || "rows do not start at multiples of 16 bytes".to_owned())?;
-    let args = Args::new().tensor(gate_up).int(gate_up.pitch()).tensor(d_h).int(d_h.pitch());
-    Ok(args.tensor(d_gate_up).int(d_gate_up.pitch()))
+/// Threads of a block that takes 16 rows: more where every block has a multiprocessor to itself. And the kernel's suffix.
+pub(super) fn norm_threads(gpu: &Gpu, blocks: usize) -> (usize, &'static str) {
+    if blocks <= gpu.properties().multiprocessors as usize { (512, "_wide") } else { (256, "") }
 }

@@ -1,0 +1,109 @@
+//! Sums over slices of tokens that wait to be added to gradients of adapters: `lora_sum.cu`.
+
+use super::scalars_fit;
+use crate::cuda::compile::Source;
+use crate::cuda::launch::{Args, Grid, Launch};
+use crate::cuda::ops::Check;
+use crate::cuda::{Cost, CudaError, Dtype, Tensor, Work};
+
+/// The kernel.
+pub static SUM_SOURCE: Source = Source { name: "lora_sum.cu", text: include_str!("../../../../lora_sum.cu") };
+
+/// Threads of a block, elements of a block, entries of a launch, bytes of an entry on the device.
+const THREADS: usize = 256;
+const BLOCK: usize = 4 * THREADS;
+const ENTRIES: usize = 32;
+const ENTRY: usize = 40;
+
+/// What the sum of the slices is multiplied by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Factor {
+    One,
+    Kept,
+    Scale,
+}
+
+/// A gradient and the slices of what is added to it.
+#[derive(Debug, Clone)]
+pub(super) struct Share {
+    /// The first slice's first element; slices lie `stride` elements apart.
+    pub parts: Tensor,
+    pub stride: usize,
+    pub slices: usize,
+    /// Without gaps.
+    pub target: Tensor,
+    pub factor: Factor,
+}
+
+impl Share {
+    fn count(&self) -> usize {
+        self.target.rows() * self.target.cols()
+    }
+
+    /// `SumEntry` of `lora_sum.cu`.
+    fn entry(&self, first: usize) -> Vec<u8> {
+        let mut out = Vec::with_capacity(ENTRY);
+        out.extend(self.parts.pointer().to_le_bytes());
+        out.extend(self.target.pointer().to_le_bytes());
+        let wide = [self.count(), self.stride].iter().all(|n| n.is_multiple_of(4))
+            && [&self.parts, &self.target].iter().all(|t| t.pointer().is_multiple_of(16));
+        let factor = match self.factor {
+            Factor::One => 0,
+            Factor::Kept => 1,
+            Factor::Scale => 2,
+        };
+        for number in [self.count(), self.stride, self.slices, factor, first, usize::from(wide)] {
+            out.extend((number as u32).to_le_bytes());
+        }
+        out
+    }
+}
+
+/// What kernels left in their scratch memory: that memory must not change before [`Sums::take`] has run.
+#[derive(Debug, Default)]
+pub struct Sums {
+    shares: Vec<Share>,
+}
+
+impl Sums {
+    #[must_use]
+    pub fn new() -> Self {
+        Sums::default()
+    }
+
+    pub(super) fn push(&mut self, share: Share) {
+        self.shares.push(share);
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.shares.is_empty()
+    }
+
+    /// Adds everything to the gradients, in one launch for up to 32 of them; nothing waits any more.
+    ///
+    /// # Errors
+    /// When the scalars do not fit, or the device fails.
+    pub fn take(&mut self, scalars: &Tensor) -> Result<Vec<Work>, CudaError> {
+        scalars_fit(&Check::new("lora_sum"), scalars)?;
+        let shares = std::mem::take(&mut self.shares);
+        shares.chunks(ENTRIES).map(|shares| launch(shares, scalars)).collect()
+    }
+}
+
+fn launch(shares: &[Share], scalars: &Tensor) -> Result<Work, CudaError> {
+    let gpu = scalars.memory().gpu();
+    let (mut table, mut first, mut cost) = (Vec::with_capacity(shares.len() * ENTRY), 0, Cost::default());
+    for share in shares {
+        table.extend(share.entry(first));
+        first += share.count().div_ceil(BLOCK);
+        cost.flops += (share.slices * share.count()) as f64;
+        cost.bytes += 4.0 * ((share.slices + 2) * share.count()) as f64;
+    }
+    let entries =
+        gpu.alloc(table.len(), "which sums go to which gradients")?.dense(1, table.len(), Dtype::U8)?;
+    entries.upload_u8(&table)?;
+    let args = Args::new().tensor(&entries).int(shares.len()).tensor(scalars);
+    let args = shares.iter().fold(args, |args, share| args.keep(&share.parts).keep(&share.target));
+    Launch::prepare(gpu, &SUM_SOURCE, "lora_sum", Grid::line(first, THREADS), args, cost)
+}
