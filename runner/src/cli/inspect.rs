@@ -10,7 +10,7 @@ use record::experiment::{ExperimentRecord, NodeRecord, NodeState, RunOutcome};
 use serde_json::json;
 
 use super::run::{load, select};
-use super::{Common, Format, GraphFormat, PlanArgs, print_line};
+use super::{Common, Format, GraphFormat, PlanArgs, keep_failure, print_line};
 use crate::cache::FileLock;
 use crate::config::Pipeline;
 use crate::error::{Result, RunnerError};
@@ -281,8 +281,8 @@ pub(super) fn log(stage: &str, common: &Common, id: Option<&str>) -> Result<Exit
         return Err(RunnerError::usage(format!("{}: there is no log of `{stage}`", dir.display()), help));
     };
     let mut file = fs::File::open(&path).map_err(|e| RunnerError::io("read", &path, e))?;
-    let _ = std::io::copy(&mut file, &mut std::io::stdout().lock());
-    let _ = std::io::stdout().flush();
+    let mut out = std::io::stdout().lock();
+    keep_failure(std::io::copy(&mut file, &mut out).and_then(|_| out.flush()));
     Ok(ExitCode::Ok)
 }
 

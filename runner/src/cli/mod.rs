@@ -5,7 +5,8 @@ mod run;
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use record::exit::ExitCode;
@@ -187,7 +188,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Box::new(miette::MietteHandlerOpts::new().wrap_lines(false).break_words(false).build())
     }));
     let format = cli.command.format();
-    let result = cli.command.run();
+    let told = !matches!(cli.command, Command::Run(_));
+    let result = cli.command.run().and_then(|code| if told { answered(code) } else { Ok(code) });
     // What was broken off may have failed in any words.
     let result = result
         .map_err(|error| if Cancellation::default().asked() { RunnerError::interrupted() } else { error });
@@ -251,7 +253,29 @@ fn wants_json(arguments: &[OsString]) -> bool {
     pairs || arguments.iter().any(|a| a == "--format=json")
 }
 
-/// A line on standard output. A closed pipe ends nothing.
+/// The first line that could not be written: a full disk, say.
+static UNWRITTEN: OnceLock<std::io::Error> = OnceLock::new();
+
+/// A line on standard output. A closed pipe ends nothing: whoever read it has seen enough.
 fn print_line(text: &str) {
-    let _ = writeln!(std::io::stdout().lock(), "{text}");
+    keep_failure(writeln!(std::io::stdout().lock(), "{text}"));
+}
+
+fn keep_failure(written: std::io::Result<()>) {
+    if let Err(error) = written
+        && error.kind() != std::io::ErrorKind::BrokenPipe
+    {
+        let _ = UNWRITTEN.set(error);
+    }
+}
+
+/// An answer that nobody could be given is a failure; a run's outcome is told by its folder as well.
+fn answered(code: ExitCode) -> Result<ExitCode> {
+    match UNWRITTEN.get() {
+        Some(error) if code == ExitCode::Ok => {
+            let source = std::io::Error::new(error.kind(), error.to_string());
+            Err(RunnerError::io("write", Path::new("standard output"), source))
+        }
+        _ => Ok(code),
+    }
 }

@@ -230,6 +230,28 @@ fn a_signal_ends_a_command_that_is_only_planning() {
     }
 }
 
+/// Whoever asks for a plan and gets none is told so; whoever has read enough is left alone.
+#[test]
+fn an_answer_that_can_not_be_written_is_a_failure() {
+    let project =
+        Project::new("[stage.a]\nrun = [\"sh\", \"-c\", \"echo 1; echo 1 > {out.o}\"]\noutputs = [\"o\"]");
+    project.runner(&["run"]).expect(0);
+    for arguments in [&["plan"][..], &["why", "a"], &["status"], &["graph"], &["log", "a"], &["doctor"]] {
+        let to = |out: fs::File| {
+            let output = project.command(arguments).stdout(out).stderr(std::process::Stdio::piped()).output();
+            let output = output.unwrap();
+            (output.status.code(), String::from_utf8(output.stderr).unwrap())
+        };
+        let (code, said) = to(fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
+        assert_eq!(code, Some(3), "{arguments:?}: {said}");
+        assert!(said.contains("standard output"), "{arguments:?}: {said}");
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        drop(reader);
+        let (code, said) = to(writer.into());
+        assert_eq!((code, said.as_str()), (Some(0), ""), "{arguments:?}");
+    }
+}
+
 #[test]
 fn a_damaged_tree_of_the_right_size_is_made_again() {
     let project = Project::new(
