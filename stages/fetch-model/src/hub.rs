@@ -33,6 +33,8 @@ const WAIT_MAX: Duration = Duration::from_secs(30);
 const LOCK_WAIT: Duration = Duration::from_secs(5);
 /// How often a running download is looked at.
 const POLL: Duration = Duration::from_millis(100);
+/// A connection that brings less than this within the settings' silence is given up.
+const TRICKLE: u64 = 64 << 10;
 
 /// A hub and its cache folder.
 #[derive(Debug)]
@@ -295,7 +297,7 @@ impl Hub {
         self.watched_with(context, done, |_| (), work)
     }
 
-    /// Runs `work` on a thread of its own. Ends early when the stage is stopped, or when nothing comes for too long: a
+    /// Runs `work` on a thread of its own. Ends early when the stage is stopped, or when next to nothing comes for too long: a
     /// thread that waits on a silent connection can only be left behind.
     fn watched_with<T: Send + 'static>(
         &self,
@@ -309,6 +311,7 @@ impl Hub {
             let _ = sender.send(work());
         });
         let (mut seen, mut at) = (done.load(Ordering::Relaxed), Instant::now());
+        let mut shown = seen;
         loop {
             match receiver.recv_timeout(POLL) {
                 Ok(value) => return Ok(value),
@@ -318,15 +321,19 @@ impl Hub {
                 Err(RecvTimeoutError::Timeout) => context.check_cancelled()?,
             }
             let now = done.load(Ordering::Relaxed);
-            if now != seen {
-                (seen, at) = (now, Instant::now());
+            if now != shown {
                 show(now);
+                shown = now;
+            }
+            if now < seen || now - seen >= TRICKLE {
+                (seen, at) = (now, Instant::now());
             }
             if at.elapsed() > self.settings.silence {
-                return Err(StageError::retryable(format!(
-                    "nothing came from the hub for {:.0?}",
-                    self.settings.silence
-                ))
+                let silence = self.settings.silence;
+                return Err(StageError::retryable(match now - seen {
+                    0 => format!("nothing came from the hub for {silence:.0?}"),
+                    n => format!("only {n} bytes came from the hub in {silence:.0?}"),
+                })
                 .at(&self.settings.endpoint)
                 .next("try again later; what has arrived is kept"));
             }

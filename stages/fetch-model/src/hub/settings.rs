@@ -25,7 +25,7 @@ pub struct Settings {
     pub wait: Duration,
     /// The longest pause that a hub may ask for with `Retry-After`.
     pub pause_max: Duration,
-    /// A connection that brings nothing for so long is given up.
+    /// A connection that brings next to nothing for so long is given up.
     pub silence: Duration,
 }
 

@@ -208,7 +208,22 @@ fn a_silent_connection_is_given_up() {
     client.settings.silence = Duration::from_millis(400);
     let error = client.fetch().unwrap_err();
     assert_eq!(error.code(), ExitCode::Retryable);
-    assert!(error.to_string().contains("nothing came"), "{error}");
+    assert!(error.to_string().contains("10 bytes came from the hub"), "{error}");
+}
+
+#[test]
+fn a_hub_that_sends_a_byte_now_and_then_is_given_up_and_what_came_is_kept() {
+    let server = Server::start(ID, files(false));
+    server.fail("cdn/model.safetensors", [Fault::Trickle]);
+    let mut client = Client::new(&server);
+    client.settings.silence = Duration::from_millis(600);
+    let started = std::time::Instant::now();
+    let error = client.fetch().unwrap_err();
+    assert_eq!(error.code(), ExitCode::Retryable);
+    assert!(error.to_string().contains("bytes came"), "{error}");
+    assert!(started.elapsed() < Duration::from_secs(4), "the server drips for five seconds");
+    client.settings.silence = Duration::from_secs(20);
+    client.fetch().unwrap();
 }
 
 #[test]

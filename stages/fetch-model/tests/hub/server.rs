@@ -28,12 +28,14 @@ pub(crate) enum Fault {
     WrongBytes,
     /// The answer begins and nothing follows.
     Silence,
+    /// A byte from time to time.
+    Trickle,
 }
 
 impl Fault {
     /// Whether it concerns the body alone, so that a look at the headers is served well.
     fn is_of_the_body(self) -> bool {
-        matches!(self, Self::CutAfter(_) | Self::WrongBytes | Self::Silence)
+        matches!(self, Self::CutAfter(_) | Self::WrongBytes | Self::Silence | Self::Trickle)
     }
 }
 
@@ -265,6 +267,15 @@ fn send(
             stream.write_all(&body[..10])?;
             stream.flush()?;
             std::thread::sleep(Duration::from_secs(5));
+            return Ok(());
+        }
+        Some(Fault::Trickle) => {
+            head(stream, 206, &headers, body.len())?;
+            for byte in body.iter().take(250) {
+                stream.write_all(&[*byte])?;
+                stream.flush()?;
+                std::thread::sleep(Duration::from_millis(20));
+            }
             return Ok(());
         }
         _ => {}
