@@ -1,29 +1,36 @@
 // Sum of partial results of a matrix product (see src/cuda/matmul.rs).
 //
-//   out[r, c] (+)= parts[0][r, c] + parts[1][r, c] + ...      in this order, float32, rounded once
+//   out[r, c] = parts[0][r, c] + parts[1][r, c] + ... + addend[r, c] + bias[c]      in this order, float32, rounded once
 //
-// | tensor | shape     | type                |
-// | parts  | P x (R C) | float32             |
-// | out    | R x C     | float32 or bfloat16 |
+// | tensor | shape     | type                                    |
+// | parts  | P x (R C) | float32                                 |
+// | out    | R x C     | float32 or bfloat16                     |
+// | addend | R x C     | that of out, which it may be; may be null |
+// | bias   | 1 x C     | that of out; may be null                |
 //
 // One thread an element. Tolerance: that of the product. Speed: see docs/KERNELS.md.
 
 #include "common.cuh"
 
 template <typename T>
-__device__ void add(const float* parts, int count, long long size, T* out, int out_pitch, int cols, int accumulate) {
+__device__ void add(const float* parts, int count, long long size, T* out, int out_pitch, int cols, const T* addend,
+                    int addend_pitch, const T* bias) {
     long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= size) return;
     float sum = parts[i];
     for (int p = 1; p < count; ++p) sum += parts[p * size + i];
-    T* target = out + i / cols * out_pitch + i % cols;
-    *target = from_float<T>(accumulate ? to_float(*target) + sum : sum);
+    long long row = i / cols, c = i % cols;
+    if (addend) sum += to_float(addend[row * addend_pitch + c]);
+    if (bias) sum += to_float(bias[c]);
+    out[row * out_pitch + c] = from_float<T>(sum);
 }
 
 #define DEFINE(T, suffix)                                                                                                  \
     extern "C" __global__ void __launch_bounds__(256) sum_parts_##suffix(const float* parts, int count, long long size,   \
-                                                                         T* out, int out_pitch, int cols, int accumulate) { \
-        add<T>(parts, count, size, out, out_pitch, cols, accumulate);                                                      \
+                                                                         T* out, int out_pitch, int cols,                 \
+                                                                         const T* addend, int addend_pitch,               \
+                                                                         const T* bias) {                                 \
+        add<T>(parts, count, size, out, out_pitch, cols, addend, addend_pitch, bias);                                      \
     }
 DEFINE(float, f32)
 DEFINE(bf16, bf16)

@@ -5,5 +5,6 @@
 pub mod cuda;
 pub mod gemm;
 pub mod probe;
+pub mod sample;
 
 pub use probe::{Device, Probe, probe};

@@ -8,6 +8,7 @@ use crate::cuda::{Cuda, CudaOptions, CudaProgram, WorkTime};
 use crate::device::ComputeDevice;
 use crate::place::{Layout, Placement};
 use crate::plan::{Dims, Mat, ModelParams, ParamId, Plan};
+use kernels::sample::Draw;
 use model::nf4::Nf4;
 use std::ops::Range;
 
@@ -75,6 +76,7 @@ impl AnyBackend {
                     ordinal: id,
                     precision: purpose.precision,
                     packed: purpose.packed,
+                    few_rows: purpose.few_rows,
                     graphs: true,
                 };
                 Ok(Self::Cuda(Box::new(Cuda::open(options).map_err(BackendError::from)?)))
@@ -169,6 +171,15 @@ impl Backend for AnyBackend {
 
     fn peek(&self, program: &AnyProgram, view: Mat, dims: Dims) -> Result<Vec<f32>, BackendError> {
         paired!(self, program, it, its => it.peek(its, view, dims))
+    }
+
+    fn choose(
+        &mut self,
+        program: &AnyProgram,
+        logits: Mat,
+        draws: &[Draw],
+    ) -> Result<Vec<Option<u32>>, BackendError> {
+        paired!(self, program, it, its => it.choose(its, logits, draws))
     }
 
     fn submit_range(

@@ -138,6 +138,10 @@ pub struct GenerateOptions {
     pub threads: usize,
     /// Tokens that the key-value cache holds, all running sequences together (prompt and completion).
     pub max_tokens: usize,
+    /// Tokens of the longest sequence, prompt and completion.
+    pub max_length: usize,
+    /// Sequences that run at a time, up to 256; completions don't depend on it.
+    pub max_sequences: usize,
     pub base: Base,
     pub precision: Precision,
     pub device: ComputeDevice,
@@ -179,4 +183,14 @@ pub enum Finish {
 pub struct GenResult {
     pub ids: Vec<u32>,
     pub finish: Finish,
+}
+
+/// What happens to a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GenEvent {
+    /// It has a part of the cache, and its prompt is fed from now on.
+    Started,
+    /// A token was drawn; so many are done. One that stops the sequence is not counted.
+    Token(usize),
+    Finished(GenResult),
 }

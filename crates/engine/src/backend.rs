@@ -2,6 +2,7 @@
 
 use crate::place::{Layout, Placement};
 use crate::plan::{Block, Dims, Input, Mat, ModelParams, ParamId, Plan};
+use kernels::sample::Draw;
 use model::nf4::Nf4;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -189,6 +190,18 @@ pub trait Backend {
     /// # Errors
     /// When the view is not one of the program's, or holds integers.
     fn peek(&self, program: &Self::Program, view: Mat, dims: Dims) -> Result<Vec<f32>, BackendError>;
+
+    /// Chooses a token from each row of the logits after the last run, by the draw of that row, and waits for it: what
+    /// [`kernels::sample::choose`] chooses, on every backend.
+    ///
+    /// # Errors
+    /// When the view has fewer rows than there are draws, or a run failed.
+    fn choose(
+        &mut self,
+        program: &Self::Program,
+        logits: Mat,
+        draws: &[Draw],
+    ) -> Result<Vec<Option<u32>>, BackendError>;
 
     /// Runs some of the operations by their decomposition, on what lies in the arena, to compare two backends operation by
     /// operation.

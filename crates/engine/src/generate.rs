@@ -5,21 +5,23 @@
 
 use crate::EngineError;
 use crate::any::{AnyBackend, AnyProgram, Purpose};
-use crate::api::{AdamW, Base, Finish, GenRequest, GenResult, GenerateOptions, Sampling};
+use crate::api::{AdamW, Base, Finish, GenEvent, GenRequest, GenResult, GenerateOptions, Sampling};
 use crate::backend::{Backend, Inputs, Scalars};
+use crate::cuda::WorkTime;
 use crate::place::place;
 use crate::plan::{Dims, Input, Mat, ModelParams, generate_plan};
-use crate::sample::choose;
+use crate::sample::draw;
 use crate::setup;
+use kernels::sample::Draw;
 use model::adapter::Adapter;
 use model::config::Config;
 use model::weights::Weights;
 use std::collections::{BTreeMap, VecDeque};
 
-/// Most tokens of one forward.
-const STEP_TOKENS: usize = 256;
-/// Most sequences at a time, and rows of logits of one forward.
-const STEP_ROWS: usize = 64;
+/// Rows of logits of one forward, which is also the most sequences at a time: from, to.
+const STEP_ROWS: [usize; 2] = [64, 256];
+/// Tokens of one forward for each row of logits: what decoding leaves is there for prompts.
+const TOKENS_PER_ROW: usize = 4;
 
 /// Runs a model forward and samples from it.
 #[derive(Debug)]
@@ -70,6 +72,20 @@ struct Running {
     ids: Vec<u32>,
     /// How many of `ids` are in the cache.
     fed: usize,
+    done: bool,
+}
+
+impl Running {
+    /// Adds a token that was drawn, unless it stops the sequence; says how it ended when it did.
+    fn take(&mut self, id: u32, request: &GenRequest) -> Option<Finish> {
+        let stop = request.stop_ids.contains(&id);
+        if !stop {
+            self.ids.push(id);
+        }
+        let full = self.ids.len() - request.prompt_ids.len() == request.max_new_tokens;
+        self.done = stop || full;
+        self.done.then_some(if stop { Finish::Stop } else { Finish::Length })
+    }
 }
 
 impl Generator {
@@ -81,11 +97,16 @@ impl Generator {
         adapter: Option<&Adapter>,
         options: GenerateOptions,
     ) -> Result<Self, EngineError> {
-        if options.max_tokens == 0 {
+        if options.max_tokens == 0 || options.max_length == 0 {
             return Err(EngineError::Mismatch("generation needs room for at least one token".to_owned()));
         }
+        if config.vocab_size > kernels::sample::MOST_LOGITS {
+            let most = kernels::sample::MOST_LOGITS;
+            let message = format!("a vocabulary of {} tokens: at most {most}", config.vocab_size);
+            return Err(EngineError::Mismatch(message));
+        }
         let lora = adapter.map(|adapter| setup::lora_shape(&adapter.config));
-        let params = ModelParams::new(setup::shape(config), lora, false, false, options.max_tokens);
+        let params = ModelParams::new(setup::shape(config), lora, false, false, options.max_length);
         let mut backend = AnyBackend::new(Purpose {
             device: options.device,
             precision: options.precision,
@@ -102,9 +123,10 @@ impl Generator {
         if let Some(adapter) = adapter {
             setup::store_adapter(&mut backend, &params, adapter)?;
         }
-        let step_tokens = STEP_TOKENS.min(options.max_tokens);
-        let step_rows = STEP_ROWS.min(options.max_tokens);
-        let plan = generate_plan(&params, step_tokens, step_rows);
+        let step_rows = options.max_sequences.clamp(STEP_ROWS[0], STEP_ROWS[1]);
+        let step_tokens = (TOKENS_PER_ROW * step_rows).min(options.max_tokens);
+        let step_rows = step_rows.min(options.max_tokens);
+        let plan = generate_plan(&params, options.max_tokens, step_tokens, step_rows);
         let placement = place(&plan.plan, backend.layout(&plan.plan), &backend.caps().claims);
         let program = backend.compile(plan.plan, placement)?;
         let lora_scale = adapter.map_or(0.0, |adapter| adapter.config.scaling());
@@ -118,9 +140,9 @@ impl Generator {
     /// When an id is outside the vocabulary, or the sequence does not fit.
     pub fn logits(&mut self, ids: &[u32]) -> Result<Vec<f32>, EngineError> {
         self.check_ids(ids, "the sequence")?;
-        if ids.len() > self.options.max_tokens {
+        if ids.len() > self.room() {
             let what = "the sequence".to_owned();
-            return Err(EngineError::TooLong { what, given: ids.len(), room: self.options.max_tokens });
+            return Err(EngineError::TooLong { what, given: ids.len(), room: self.room() });
         }
         let mut all = Vec::with_capacity(ids.len() * self.params.shape.vocab);
         for (n, chunk) in ids.chunks(self.step_rows).enumerate() {
@@ -133,65 +155,115 @@ impl Generator {
         Ok(all)
     }
 
+    /// Tokens that a sequence may have in the cache.
+    fn room(&self) -> usize {
+        self.options.max_tokens.min(self.options.max_length)
+    }
+
     /// Completes every request. Calls `on_token(request, tokens so far)` after each token.
     ///
     /// # Errors
-    /// When an id is outside the vocabulary, a request does not fit, logits are not numbers, or `on_token` said `false`.
+    /// As [`Self::generate_each`].
     pub fn generate(
         &mut self,
         requests: &[GenRequest],
         on_token: &mut dyn FnMut(usize, usize) -> bool,
     ) -> Result<Vec<GenResult>, EngineError> {
-        for (n, request) in requests.iter().enumerate() {
-            self.check_request(n, request)?;
-        }
-        let mut results: Vec<Option<GenResult>> = requests
-            .iter()
-            .map(|r| (r.max_new_tokens == 0).then(|| GenResult { ids: Vec::new(), finish: Finish::Length }))
-            .collect();
-        let mut waiting: VecDeque<usize> = (0..requests.len()).filter(|&n| results[n].is_none()).collect();
-        let mut running: Vec<Running> = Vec::new();
-        while !(waiting.is_empty() && running.is_empty()) {
-            self.admit(requests, &mut waiting, &mut running);
-            let (feed, asking) = self.feed(&mut running);
-            let logits = self.forward(feed)?;
-            let vocab = self.params.shape.vocab;
-            for (row, slot) in logits.chunks_exact(vocab.max(1)).zip(asking) {
-                let sequence = &mut running[slot];
-                let request = &requests[sequence.request];
-                let position = sequence.ids.len() as u64;
-                let (sampling, banned) = (&request.sampling, request.banned_from);
-                let id = choose(row, sampling, request.sequence_id, position, banned)
-                    .ok_or(EngineError::Logits { request: sequence.request, position })?;
-                let stop = request.stop_ids.contains(&id);
-                if !stop {
-                    sequence.ids.push(id);
-                }
-                let done = sequence.ids.len() - request.prompt_ids.len();
-                if stop || done == request.max_new_tokens {
-                    let finish = if stop { Finish::Stop } else { Finish::Length };
-                    let ids = sequence.ids.split_off(request.prompt_ids.len());
-                    results[sequence.request] = Some(GenResult { ids, finish });
-                }
-                if !on_token(sequence.request, done) {
-                    return Err(EngineError::Cancelled);
-                }
+        let mut results: Vec<Option<GenResult>> = requests.iter().map(|_| None).collect();
+        self.generate_each(requests, &mut |request, event| match event {
+            GenEvent::Started => true,
+            GenEvent::Token(done) => on_token(request, done),
+            GenEvent::Finished(result) => {
+                results[request] = Some(result);
+                true
             }
-            running.retain(|sequence| results[sequence.request].is_none());
-        }
+        })?;
         Ok(results.into_iter().flatten().collect())
     }
 
-    /// Gives waiting requests, in order, a part of the cache while there is one.
-    fn admit(&self, requests: &[GenRequest], waiting: &mut VecDeque<usize>, running: &mut Vec<Running>) {
-        while running.len() < self.step_rows {
-            let Some(&request) = waiting.front() else { return };
+    /// Completes every request, so many at a time as fit; the next in order starts where one ends. Says what happens as it
+    /// does, with the request's number; `false` ends it all.
+    ///
+    /// # Errors
+    /// When an id is outside the vocabulary, a request does not fit, logits are not numbers, or `on_event` said `false`.
+    pub fn generate_each(
+        &mut self,
+        requests: &[GenRequest],
+        on_event: &mut dyn FnMut(usize, GenEvent) -> bool,
+    ) -> Result<(), EngineError> {
+        for (n, request) in requests.iter().enumerate() {
+            self.check_request(n, request)?;
+        }
+        let mut say = |request, event| on_event(request, event).then_some(()).ok_or(EngineError::Cancelled);
+        let (mut waiting, none) =
+            (0..requests.len()).partition::<VecDeque<usize>, _>(|&n| requests[n].max_new_tokens > 0);
+        for n in none {
+            say(n, GenEvent::Finished(GenResult { ids: Vec::new(), finish: Finish::Length }))?;
+        }
+        let mut running: Vec<Running> = Vec::new();
+        while !(waiting.is_empty() && running.is_empty()) {
+            for started in self.admit(requests, &mut waiting, &mut running) {
+                say(started, GenEvent::Started)?;
+            }
+            let (feed, asking) = self.feed(&mut running);
+            let ids = self.step(requests, &running, feed, &asking)?;
+            for (id, &slot) in ids.into_iter().zip(&asking) {
+                let sequence = &mut running[slot];
+                let (n, position) = (sequence.request, sequence.ids.len() as u64);
+                let id = id.ok_or(EngineError::Logits { request: n, position })?;
+                let done = sequence.take(id, &requests[n]);
+                say(n, GenEvent::Token(sequence.ids.len() - requests[n].prompt_ids.len()))?;
+                if let Some(finish) = done {
+                    let ids = sequence.ids.split_off(requests[n].prompt_ids.len());
+                    say(n, GenEvent::Finished(GenResult { ids, finish }))?;
+                }
+            }
+            running.retain(|sequence| !sequence.done);
+        }
+        Ok(())
+    }
+
+    /// One forward, and the tokens of the slots that ask for one.
+    fn step(
+        &mut self,
+        requests: &[GenRequest],
+        running: &[Running],
+        feed: Feed,
+        asking: &[usize],
+    ) -> Result<Vec<Option<u32>>, EngineError> {
+        let vocab = self.params.shape.vocab as u32;
+        let draws: Vec<Draw> = asking
+            .iter()
+            .map(|&slot| {
+                let sequence = &running[slot];
+                let request = &requests[sequence.request];
+                let allowed = request.banned_from.map_or(vocab, |id| id.min(vocab));
+                draw(&request.sampling, request.sequence_id, sequence.ids.len() as u64, allowed)
+            })
+            .collect();
+        let inputs = self.inputs(feed);
+        self.backend.submit(&self.program, inputs)?;
+        Ok(self.backend.choose(&self.program, self.logits, &draws)?)
+    }
+
+    /// Gives waiting requests, in order, a part of the cache while there is one. Returns which got one.
+    fn admit(
+        &self,
+        requests: &[GenRequest],
+        waiting: &mut VecDeque<usize>,
+        running: &mut Vec<Running>,
+    ) -> Vec<usize> {
+        let mut started = Vec::new();
+        while running.len() < self.options.max_sequences.clamp(1, self.step_rows) {
+            let Some(&request) = waiting.front() else { break };
             let rows = room_for(&requests[request]);
-            let Some(first) = free_rows(running, rows, self.options.max_tokens) else { return };
+            let Some(first) = free_rows(running, rows, self.options.max_tokens) else { break };
             waiting.pop_front();
             let ids = requests[request].prompt_ids.clone();
-            running.push(Running { request, first, rows, ids, fed: 0 });
+            running.push(Running { request, first, rows, ids, fed: 0, done: false });
+            started.push(request);
         }
+        started
     }
 
     /// The tokens of the next forward: one of every sequence that is past its prompt, then prompts while there is room.
@@ -219,7 +291,7 @@ impl Generator {
         (feed, asking)
     }
 
-    fn forward(&mut self, feed: Feed) -> Result<Vec<f32>, EngineError> {
+    fn inputs(&self, feed: Feed) -> Inputs {
         let Feed { mut index, tokens, rows } = feed;
         index.entry(Input::LossIndex).or_default();
         let dims = Dims { tokens, loss_rows: rows, seqs: 0, chunk: self.step_rows };
@@ -232,9 +304,34 @@ impl Generator {
             drop_threshold: 0,
             optimizer,
         };
-        self.backend.submit(&self.program, Inputs { dims, index, scalars })?;
+        Inputs { dims, index, scalars }
+    }
+
+    fn forward(&mut self, feed: Feed) -> Result<Vec<f32>, EngineError> {
+        let inputs = self.inputs(feed);
+        let dims = inputs.dims;
+        self.backend.submit(&self.program, inputs)?;
         self.backend.wait()?;
         Ok(self.backend.peek(&self.program, self.logits, dims)?)
+    }
+
+    /// Device time by kind of work in a forward of `sequences` sequences that each feed one token and have seen `seen`; empty
+    /// on the CPU. What the cache holds is lost.
+    ///
+    /// # Errors
+    /// When they do not fit, or the device fails.
+    pub fn profile(&mut self, sequences: usize, seen: usize) -> Result<Vec<WorkTime>, EngineError> {
+        let room = self.step_rows.min(self.options.max_tokens / (seen + 1));
+        if sequences > room {
+            let what = "the number of sequences".to_owned();
+            return Err(EngineError::TooLong { what, given: sequences, room });
+        }
+        let mut feed = Feed::default();
+        for sequence in 0..sequences {
+            feed.push(0, seen, sequence * (seen + 1), true);
+        }
+        let inputs = self.inputs(feed);
+        Ok(self.backend.profile(&self.program, &inputs)?)
     }
 
     fn check_ids(&self, ids: &[u32], what: &str) -> Result<(), EngineError> {
@@ -264,8 +361,8 @@ impl Generator {
             return Err(EngineError::Input(message));
         }
         let given = room_for(request);
-        if given > self.options.max_tokens {
-            return Err(EngineError::TooLong { what, given, room: self.options.max_tokens });
+        if given > self.room() {
+            return Err(EngineError::TooLong { what, given, room: self.room() });
         }
         Ok(())
     }

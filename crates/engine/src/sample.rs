@@ -1,74 +1,19 @@
-//! Chooses a token from logits.
+//! From how a request is sampled to the draw of one token.
 
 use crate::api::Sampling;
+use kernels::sample::Draw;
 use model::philox::{Purpose, Stream};
 
-/// The next token: the greatest logit (the lowest id of equals), or a draw keyed by (seed, sequence, position).
-///
-/// Ids from `banned_from` on are never chosen. `None` when no allowed logit is a number.
-pub(crate) fn choose(
-    logits: &[f32],
-    sampling: &Sampling,
-    sequence: u64,
-    position: u64,
-    banned_from: Option<u32>,
-) -> Option<u32> {
-    let allowed = banned_from.map_or(logits.len(), |id| (id as usize).min(logits.len()));
-    let logits = &logits[..allowed];
-    if logits.iter().any(|value| value.is_nan()) {
-        return None;
-    }
-    let best = greatest(logits)?;
+/// The draw of the token at `position` of a sequence, keyed by (seed, sequence, position). Ids from `allowed` on are never
+/// chosen.
+pub(crate) fn draw(sampling: &Sampling, sequence: u64, position: u64, allowed: u32) -> Draw {
     match *sampling {
-        Sampling::Greedy => Some(best),
-        Sampling::Sample { temperature, .. } if temperature <= 0.0 => Some(best),
-        Sampling::Sample { temperature, top_k, top_p, seed } => {
+        Sampling::Sample { temperature, top_k, top_p, seed } if temperature > 0.0 => {
             let stream = Stream::new(seed, Purpose::Sampling, [sequence as u32, (sequence >> 32) as u32, 0]);
-            let u = f64::from(stream.uniform_at(position));
-            Some(draw(logits, logits[best as usize], temperature, (top_k, top_p), u))
+            Draw::weighted(allowed, temperature, (top_k, top_p), stream.uniform_at(position))
         }
+        _ => Draw::greatest(allowed),
     }
-}
-
-fn greatest(logits: &[f32]) -> Option<u32> {
-    let mut best: Option<(usize, f32)> = None;
-    for (id, &value) in logits.iter().enumerate() {
-        if best.is_none_or(|(_, most)| value > most) {
-            best = Some((id, value));
-        }
-    }
-    best.map(|(id, _)| id as u32)
-}
-
-/// Inverse of the cumulative distribution at `u`, over the tokens that top-k and then top-p leave, most likely first.
-fn draw(logits: &[f32], top: f32, temperature: f32, (top_k, top_p): (usize, f32), u: f64) -> u32 {
-    let weight = |value: f32| libm::exp((f64::from(value) - f64::from(top)) / f64::from(temperature));
-    let mut candidates: Vec<(u32, f64)> =
-        logits.iter().enumerate().map(|(id, &value)| (id as u32, weight(value))).collect();
-    let by_weight = |a: &(u32, f64), b: &(u32, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
-    if top_k > 0 && top_k < candidates.len() {
-        candidates.select_nth_unstable_by(top_k - 1, by_weight);
-        candidates.truncate(top_k);
-    }
-    candidates.sort_unstable_by(by_weight);
-    let total: f64 = candidates.iter().map(|c| c.1).sum();
-    if top_p < 1.0 {
-        let mut mass = 0.0;
-        let enough = candidates.iter().position(|c| {
-            mass += c.1;
-            mass >= f64::from(top_p) * total
-        });
-        candidates.truncate(enough.map_or(candidates.len(), |last| last + 1));
-    }
-    let total: f64 = candidates.iter().map(|c| c.1).sum();
-    let mut left = u * total;
-    for &(id, weight) in &candidates {
-        left -= weight;
-        if left < 0.0 {
-            return id;
-        }
-    }
-    candidates.last().map_or(0, |c| c.0)
 }
 
 #[cfg(test)]
@@ -77,6 +22,17 @@ mod tests {
 
     fn sample(top_k: usize, top_p: f32, temperature: f32) -> Sampling {
         Sampling::Sample { temperature, top_k, top_p, seed: 3 }
+    }
+
+    fn choose(
+        logits: &[f32],
+        sampling: &Sampling,
+        sequence: u64,
+        position: u64,
+        banned_from: Option<u32>,
+    ) -> Option<u32> {
+        let allowed = banned_from.unwrap_or(u32::MAX);
+        kernels::sample::choose(logits, &draw(sampling, sequence, position, allowed))
     }
 
     #[test]

@@ -328,7 +328,7 @@ fn check_attention(op: &Op) -> Checked {
             indices(rows, kv.rows, 1)?;
             need(kv.cols == cache.cols, "keys and values do not fit the cache")
         }
-        Op::AttentionPaged { q, cache, spans, out, heads } => {
+        Op::AttentionPaged { q, cache, spans, out, heads, .. } => {
             grouped(heads)?;
             same_shape(&[q, out])?;
             indices(spans, q.rows, 2)?;

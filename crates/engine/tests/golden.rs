@@ -15,6 +15,8 @@ fn generator(golden: &Golden, adapted: bool) -> Generator {
     let options = GenerateOptions {
         threads: 1,
         max_tokens: 512,
+        max_length: 512,
+        max_sequences: 64,
         base: Base::Float32,
         precision: Precision::Float32,
         device: ComputeDevice::Cpu,

@@ -207,6 +207,8 @@ fn generator(adapter: Option<&Adapter>, base: Base) -> Generator {
     let options = GenerateOptions {
         threads: 1,
         max_tokens: 400,
+        max_length: 400,
+        max_sequences: 64,
         base,
         precision: Precision::Float32,
         device: ComputeDevice::Cpu,
@@ -283,6 +285,8 @@ fn quantised_training_uses_the_quantised_base() {
         let options = GenerateOptions {
             threads: 1,
             max_tokens: 400,
+            max_length: 400,
+            max_sequences: 64,
             base: Base::Float32,
             precision: Precision::Float32,
             device: ComputeDevice::Cpu,
@@ -401,6 +405,8 @@ fn threads_do_not_change_generation() {
         let options = GenerateOptions {
             threads,
             max_tokens: 600,
+            max_length: 600,
+            max_sequences: 64,
             base: Base::Float32,
             precision: Precision::Float32,
             device: ComputeDevice::Cpu,

@@ -68,7 +68,7 @@ fn every_plan_verifies() {
             }
         }
         let params = ModelParams::new(small(), lora(4), false, false, 64);
-        for plan in [train_plan(&params, 64, None, false).plan, generate_plan(&params, 32, 8).plan] {
+        for plan in [train_plan(&params, 64, None, false).plan, generate_plan(&params, 64, 32, 8).plan] {
             verify(&plan, &placed(&plan, &claims)).unwrap();
         }
     }

@@ -61,6 +61,8 @@ fn generator(config: &Config, weights: &Weights) -> Generator {
     let options = GenerateOptions {
         threads: 1,
         max_tokens: 64,
+        max_length: 64,
+        max_sequences: 64,
         base: Base::Float32,
         precision: Precision::Float32,
         device: ComputeDevice::Cpu,

@@ -87,8 +87,56 @@ pub fn split(
     };
     let batch = Batch { count, strides: [a_stride, b_stride, m * n] };
     let finish = Finish::default();
-    let product = Matmul::batched(workspace, form, (&a_first, &b_first, &first), batch, finish)?;
-    Ok([Work::from(product), sum_parts::add(&all, c, accumulate)?])
+    let product = Matmul::batched(workspace, form, (&a_first, &b_first, &first), batch, finish, None)?;
+    let finish = Finish { addend: accumulate.then_some(c), bias: None };
+    Ok([Work::from(product), sum_parts::add(&all, c, finish)?])
+}
+
+/// Number of rows for which the library chooses how products with few rows are computed, however many they have.
+const FEW: usize = 64;
+/// Shortest part of their inner dimension, and the most parts.
+const FEW_PART: usize = 512;
+const FEW_PARTS: usize = 8;
+
+/// In how many parts the inner dimension of a product with few rows is taken: by the weight's shape alone.
+fn few_parts(n: usize, k: usize) -> usize {
+    let wanted = (2 * TILE / n.div_ceil(FEW).max(1)).min(FEW_PARTS).min(k / FEW_PART);
+    (2..=wanted).rev().find(|parts| k.is_multiple_of(parts * 8)).unwrap_or(1)
+}
+
+/// Bytes of scratch memory that [`few_rows`] needs.
+#[must_use]
+pub fn few_rows_bytes(a: &Tensor, b: &Tensor) -> usize {
+    match few_parts(b.rows(), b.cols()) {
+        1 => 0,
+        parts => parts * a.rows() * b.rows() * 4,
+    }
+}
+
+/// `c = a b^T + addend + bias`, rounded once, where a row's bits do not depend on how many rows there are: every number of
+/// rows is computed by the same algorithm and in the same parts. `scratch` holds [`few_rows_bytes`].
+///
+/// # Errors
+/// As [`Matmul::new`], and when the scratch memory is too small.
+pub fn few_rows(
+    workspace: &Memory,
+    scratch: &Tensor,
+    (a, b, c): (&Tensor, &Tensor, &Tensor),
+    finish: Finish<'_>,
+) -> Result<Vec<Work>, CudaError> {
+    let (m, n, k) = sizes(Form::Nt, a, b);
+    let count = few_parts(n, k);
+    if count == 1 {
+        let product = Matmul::batched(workspace, Form::Nt, (a, b, c), ONE, finish, Some(FEW))?;
+        return Ok(vec![Work::from(product)]);
+    }
+    let part = k / count;
+    let all = scratch.memory().tensor(scratch.offset(), (count, m * n), m * n, Dtype::F32)?;
+    let first = all.memory().tensor(all.offset(), (m, n), n, Dtype::F32)?;
+    let factors = (&a.columns(0, part)?, &b.columns(0, part)?, &first);
+    let batch = Batch { count, strides: [part, part, m * n] };
+    let product = Matmul::batched(workspace, Form::Nt, factors, batch, Finish::default(), Some(FEW))?;
+    Ok(vec![Work::from(product), sum_parts::add(&all, c, finish)?])
 }
 
 /// Products of one shape at equal distances, in elements, in all three matrices. They lie inside what the caller checked.
@@ -158,7 +206,7 @@ impl Matmul {
         accumulate: bool,
     ) -> Result<Self, CudaError> {
         let finish = Finish { addend: accumulate.then_some(c), bias: None };
-        Self::batched(workspace, form, (a, b, c), ONE, finish)
+        Self::batched(workspace, form, (a, b, c), ONE, finish, None)
     }
 
     /// Prepares `c = a b + addend + bias`, rounded once.
@@ -171,15 +219,17 @@ impl Matmul {
         (a, b, c): (&Tensor, &Tensor, &Tensor),
         finish: Finish<'_>,
     ) -> Result<Self, CudaError> {
-        Self::batched(workspace, form, (a, b, c), ONE, finish)
+        Self::batched(workspace, form, (a, b, c), ONE, finish, None)
     }
 
+    /// With `rows`, the algorithm is the one for so many rows.
     fn batched(
         workspace: &Memory,
         form: Form,
         (a, b, c): (&Tensor, &Tensor, &Tensor),
         batch: Batch,
         finish: Finish<'_>,
+        rows: Option<usize>,
     ) -> Result<Self, CudaError> {
         let gpu = workspace.gpu().clone();
         let (m, n, k) = sizes(form, a, b);
@@ -197,7 +247,7 @@ impl Matmul {
         }
         finish.check(&what, c)?;
         gpu.bind()?;
-        let plan = Plan::new(&gpu, form, (a, b, c), batch, finish)
+        let plan = Plan::new(&gpu, form, (a, b, c), batch, finish, rows.unwrap_or(m))
             .map_err(|error| CudaError::Matmul { what: what.clone(), status: format!("{:?}", error.0) })?;
         let elements = |t: &Tensor| (t.rows() * t.cols() * t.dtype().bytes()) as f64;
         let again = finish.addend.map_or(0.0, elements);
@@ -279,6 +329,7 @@ impl Plan {
         (a, b, c): (&Tensor, &Tensor, &Tensor),
         batch: Batch,
         finish: Finish<'_>,
+        like: usize,
     ) -> Result<Self, lt::CublasError> {
         let (m, n, k) = sizes(form, a, b);
         let addend = finish.addend.unwrap_or(c);
@@ -311,10 +362,16 @@ impl Plan {
         };
         let [a_stride, b_stride, c_stride] = batch.strides;
         let x = layout(b, if transposed[0] { (k, n) } else { (n, k) }, b_stride)?;
-        let y = layout(a, if transposed[1] { (m, k) } else { (k, m) }, a_stride)?;
-        let added = layout(addend, (n, m), c_stride)?;
-        let z = layout(c, (n, m), c_stride)?;
+        let mut of_rows = |rows: usize| {
+            let c_stride = c_stride / m.max(1) * rows;
+            let y = layout(a, if transposed[1] { (rows, k) } else { (k, rows) }, a_stride)?;
+            let (added, z) = (layout(addend, (n, rows), c_stride)?, layout(c, (n, rows), c_stride)?);
+            Ok::<_, lt::CublasError>([x, y, added, z])
+        };
+        let layouts = of_rows(m)?;
+        let asked = if like == m { layouts } else { of_rows(like)? };
         let pref = lt::create_matmul_pref()?;
+        let [x, y, added, z] = asked;
         // SAFETY: all descriptors are alive; the preference is given back below.
         let found = unsafe {
             let set = preferences(pref, (a, b, addend, c));
@@ -324,9 +381,12 @@ impl Plan {
             found
         };
         let algo = found?.algo;
+        if like != m {
+            takes(gpu, desc, layouts, &algo)?;
+        }
         parts.desc = None;
-        parts.layouts.clear();
-        Ok(Plan { desc, layouts: [x, y, added, z], algo })
+        parts.layouts.retain(|made| !layouts.contains(made));
+        Ok(Plan { desc, layouts, algo })
     }
 }
 
@@ -339,6 +399,27 @@ impl Finish<'_> {
         }
         let message = format!("{what}: addend or bias is not of the result's width, rows and type");
         Err(CudaError::shape("matmul", message))
+    }
+}
+
+/// Whether an algorithm that was chosen for other sizes computes these, in the workspace that there is.
+#[expect(unsafe_code, reason = "asks the library")]
+fn takes(
+    gpu: &Gpu,
+    desc: sys::cublasLtMatmulDesc_t,
+    [x, y, added, z]: [sys::cublasLtMatrixLayout_t; 4],
+    algo: &sys::cublasLtMatmulAlgo_t,
+) -> Result<(), lt::CublasError> {
+    let mut found = std::mem::MaybeUninit::<sys::cublasLtMatmulHeuristicResult_t>::zeroed();
+    // SAFETY: all descriptors are alive; the library writes one result, of plain numbers, for which zeros are a value.
+    let found = unsafe {
+        sys::cublasLtMatmulAlgoCheck(gpu.inner.handle, desc, x, y, added, z, algo, found.as_mut_ptr())
+            .result()?;
+        found.assume_init()
+    };
+    match found.workspaceSize <= WORKSPACE_BYTES {
+        true => Ok(()),
+        false => Err(lt::CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED)),
     }
 }
 
@@ -450,7 +531,7 @@ impl Drop for Plan {
 
 #[cfg(test)]
 mod tests {
-    use super::parts;
+    use super::{few_parts, parts};
 
     #[test]
     fn only_long_products_with_few_tiles_are_split() {
@@ -461,5 +542,15 @@ mod tests {
         assert_eq!(parts((2048, 960, 9728), 132), 1);
         assert_eq!(parts((0, 896, 151_936), 132), 1);
         assert_eq!(parts((64, 64, 1 << 20), 132), 16);
+    }
+
+    #[test]
+    fn products_with_few_rows_are_split_by_the_weight_s_shape() {
+        assert_eq!(few_parts(896, 4864), 8);
+        assert_eq!(few_parts(896, 4928), 8);
+        assert_eq!(few_parts(896, 896), 1);
+        assert_eq!(few_parts(9728, 896), 1);
+        assert_eq!(few_parts(151_936, 4096), 1);
+        assert_eq!(few_parts(0, 4096), 8);
     }
 }

@@ -16,5 +16,5 @@ pub use error::CudaError;
 pub use gpu::{Gpu, Properties};
 pub use graph::{Event, Graph};
 pub use launch::{Cost, Work, run_all};
-pub use matmul::{Finish, Form, Matmul, WORKSPACE_BYTES, split, split_bytes};
+pub use matmul::{Finish, Form, Matmul, WORKSPACE_BYTES, few_rows, few_rows_bytes, split, split_bytes};
 pub use memory::{Dtype, Memory, Pinned, Tensor, bf16_bits};

@@ -8,6 +8,7 @@ use kernels::cuda::ops::optimizer::{self, Conditions, Slabs};
 use kernels::cuda::ops::rms_norm::{self, Residual};
 use kernels::cuda::ops::{StepScalars, cross_entropy, embed, rows, sample, softmax};
 use kernels::cuda::{Dtype, Event, Graph, Tensor, Work};
+use kernels::sample::{Draw, WORDS};
 use std::sync::Arc;
 
 const T: usize = 8192;
@@ -187,11 +188,18 @@ fn losses() {
     line(&format!("{T}"), limit, || {
         vec![cross_entropy::sum_loss(&filled(T, 1, Dtype::F32), &sum, None).unwrap()]
     });
-    for count in [1, 256] {
+    for count in [1, 64, 256] {
         let ids = integers(&vec![0; count], 1);
-        line(&format!("{count} x {V}"), limit, || {
-            vec![sample::argmax(&filled(count, V, Dtype::Bf16), Some(151_665), &ids).unwrap()]
-        });
+        for (name, draw) in [
+            ("greatest", Draw::greatest(151_665)),
+            ("flat", Draw::weighted(151_665, 0.8, (0, 0.95), 0.4)),
+            ("peaked", Draw::weighted(151_665, 0.05, (0, 0.95), 0.4)),
+        ] {
+            let draws = integers(&draw.words().repeat(count), WORDS);
+            line(&format!("{count} x {V} {name}"), limit, || {
+                vec![sample::choose(&filled(count, V, Dtype::Bf16), &draws, &ids).unwrap()]
+            });
+        }
     }
 }
 

@@ -1,9 +1,9 @@
-//! The loop: jobs in batches through the engine, each finished sample into the journal.
+//! The loop: jobs through the engine, each finished sample into the journal.
 
 use std::time::Instant;
 
 use engine::{
-    ComputeDevice, EngineError, Finish, GenRequest, GenResult, GenerateOptions, Generator, Sampling,
+    ComputeDevice, EngineError, Finish, GenEvent, GenRequest, GenResult, GenerateOptions, Generator, Sampling,
 };
 use model::config::Config;
 use model::tokenizer::Tokenizer;
@@ -57,11 +57,16 @@ impl Decoder<'_> {
         Ok(path.map_or_else(String::new, |path| path.display().to_string()))
     }
 
-    /// The key-value cache that the largest batch of `jobs` needs.
+    /// A key-value cache for `batch` of `jobs` at a time, the longest ones too.
     ///
     /// # Errors
     /// A prompt with ids that the model has no row for.
-    pub(crate) fn options(&self, jobs: &[&Job], base: engine::Base) -> Result<GenerateOptions> {
+    pub(crate) fn options(
+        &self,
+        jobs: &[&Job],
+        base: engine::Base,
+        batch: usize,
+    ) -> Result<GenerateOptions> {
         let vocab = self.config.vocab_size;
         for job in jobs {
             if let Some(id) = job.prompt_ids.iter().find(|&&id| id as usize >= vocab) {
@@ -73,12 +78,14 @@ impl Decoder<'_> {
                 .next("use a tokenizer and tasks of this model"));
             }
         }
-        let need = |batch: &[&Job]| {
-            batch.iter().map(|j| j.prompt_ids.len() + self.room(j).unwrap_or(0)).sum::<usize>()
-        };
+        let mut needs: Vec<usize> =
+            jobs.iter().map(|j| j.prompt_ids.len() + self.room(j).unwrap_or(0)).collect();
+        needs.sort_unstable_by(|a, b| b.cmp(a));
         Ok(GenerateOptions {
             threads: self.context.resources().cpus.max(1) as usize,
-            max_tokens: jobs.chunks(self.params.batch as usize).map(need).max().unwrap_or(0).max(1),
+            max_tokens: needs.iter().take(batch).sum::<usize>().max(1),
+            max_length: needs.first().copied().unwrap_or(0).max(1),
+            max_sequences: batch,
             base,
             precision: match self.params.precision {
                 crate::params::Precision::Float32 => engine::Precision::Float32,
@@ -99,26 +106,30 @@ impl Decoder<'_> {
         journal: &mut Journal,
     ) -> Result<Spent> {
         let progress = self.context.progress("samples", Some(jobs.len() as u64));
+        let requests: Vec<GenRequest> = jobs.iter().map(|job| self.request(job)).collect();
         let mut spent = Spent::default();
-        for batch in jobs.chunks(self.params.batch as usize) {
-            self.context.check_cancelled()?;
-            let requests: Vec<GenRequest> = batch.iter().map(|job| self.request(job)).collect();
-            let begun = Instant::now();
-            let mut latency_ms = vec![0.0; batch.len()];
-            let results = generator.generate(&requests, &mut |i, _| {
-                latency_ms[i] = begun.elapsed().as_secs_f64() * 1e3;
-                !self.context.is_cancelled()
-            });
-            self.context.check_cancelled()?;
-            spent.seconds += begun.elapsed().as_secs_f64();
-            for ((job, result), latency_ms) in
-                batch.iter().zip(results.map_err(engine_error)?).zip(latency_ms)
-            {
-                spent.tokens += result.ids.len() as u64;
-                journal.add(Line { sample: self.sample(job, Some(result))?, latency_ms })?;
+        let begun = Instant::now();
+        let mut since = vec![begun; jobs.len()];
+        let mut latency_ms = vec![0.0; jobs.len()];
+        let mut kept = Ok(());
+        let ended = generator.generate_each(&requests, &mut |i, event| {
+            match event {
+                GenEvent::Started => since[i] = Instant::now(),
+                GenEvent::Token(_) => latency_ms[i] = since[i].elapsed().as_secs_f64() * 1e3,
+                GenEvent::Finished(result) => {
+                    spent.tokens += result.ids.len() as u64;
+                    let sample = self.sample(jobs[i], Some(result));
+                    kept =
+                        sample.and_then(|sample| journal.add(Line { sample, latency_ms: latency_ms[i] }));
+                    progress.inc(1);
+                }
             }
-            progress.inc(batch.len() as u64);
-        }
+            kept.is_ok() && !self.context.is_cancelled()
+        });
+        kept?;
+        self.context.check_cancelled()?;
+        ended.map_err(engine_error)?;
+        spent.seconds = begun.elapsed().as_secs_f64();
         Ok(spent)
     }
 

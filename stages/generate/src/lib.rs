@@ -13,8 +13,8 @@ mod weights;
 
 use std::time::Instant;
 
-use engine::Generator;
 use engine::device::{self, Build, ComputeDevice, DeviceRequest};
+use engine::{EngineError, Generator};
 use model::prompt;
 use stage_kit::{Alias, Context, Outcome, PortSpec, Result, Stage, StageError, Target, digest};
 
@@ -136,10 +136,7 @@ fn generate(
     let spent = if fit.is_empty() {
         Spent::default()
     } else {
-        let options = decoder.options(&fit, base)?;
-        let adapter = tuned.map(|t| &t.adapter);
-        let mut generator =
-            Generator::new(&model.config, &model.weights, adapter, options).map_err(engine_error)?;
+        let mut generator = make(&decoder, model, tuned, &fit, base)?;
         decoder.run(&mut generator, &fit, &mut journal)?
     };
     let lines: Option<Vec<&Line>> = jobs.jobs.iter().map(|job| journal.done.get(&key(job))).collect();
@@ -150,6 +147,28 @@ fn generate(
         outputs::write_timings(context, &device.to_string(), device.backend(), spent, wall_s, &lines)?;
     }
     Ok(())
+}
+
+/// A generator for as many sequences at a time as the parameters say, or as the GPU's memory has room for.
+fn make(
+    decoder: &Decoder<'_>,
+    model: &Model,
+    tuned: Option<&Tuned>,
+    jobs: &[&Job],
+    base: engine::Base,
+) -> Result<Generator> {
+    let adapter = tuned.map(|t| &t.adapter);
+    let mut batch = decoder.params.batch as usize;
+    loop {
+        let options = decoder.options(jobs, base, batch)?;
+        match Generator::new(&model.config, &model.weights, adapter, options) {
+            Err(EngineError::Backend(e)) if e.is_out_of_memory() && batch > 1 => {
+                batch /= 2;
+                decoder.context.warn(&format!("{e}; {batch} sequences at a time instead"));
+            }
+            made => return made.map_err(engine_error),
+        }
+    }
 }
 
 fn key(job: &Job) -> journal::Key {

@@ -46,8 +46,8 @@ pub(crate) fn write_samples(
     files::write_json(&dir.join("manifest.json"), &manifest)
 }
 
-/// Writes `timings`: a latency for each sample, and the whole. Latencies run from the start of the sample's batch to its
-/// last token.
+/// Writes `timings`: a latency for each sample, and the whole. A latency runs from when the sample's prompt is taken up to
+/// its last token; with a batch above 1 others are computed in that time.
 ///
 /// # Errors
 /// The disk's.

@@ -48,7 +48,8 @@ pub struct Params {
     pub splits: Vec<String>,
     /// Only the first so many functions; 0: all.
     pub limit: u32,
-    /// Sequences that are generated together; completions don't depend on it. 1: latencies are those of a single user.
+    /// Sequences that are generated at a time, at most 256 of them together; completions don't depend on it. 1: latencies are
+    /// those of a single user.
     pub batch: u32,
     /// Write the completions' token ids too.
     pub return_ids: bool,

@@ -186,7 +186,7 @@ impl<R: Real> Cpu<R> {
                 let cache = o.take(cache)?;
                 attention::cache_write(o.get(kv)?, o.index(rows)?, cache);
             }
-            Op::AttentionPaged { q, cache, spans, out, heads } => {
+            Op::AttentionPaged { q, cache, spans, out, heads, .. } => {
                 let out = o.take(out)?;
                 attention::paged(o.get(q)?, o.get(cache)?, o.index(spans)?, out, heads, threads);
             }

@@ -18,6 +18,7 @@ use crate::place::{Layout, Placement};
 use crate::plan::{Block, Class, Dims, HEAD_CHUNK, Mat, ModelParams, ParamId, ParamSpec, Place, Plan, Rows};
 use crate::verify::verify;
 use kernels::gemm::View;
+use kernels::sample::Draw;
 use std::collections::BTreeSet;
 use std::ops::Range;
 use training::Segment;
@@ -384,6 +385,37 @@ impl<R: Real> Backend for Cpu<R> {
 
     fn peek(&self, program: &CpuProgram, view: Mat, dims: Dims) -> Result<Vec<f32>, BackendError> {
         Ok(self.values(program, view, dims)?.into_iter().map(Real::to_f32).collect())
+    }
+
+    fn choose(
+        &mut self,
+        program: &CpuProgram,
+        logits: Mat,
+        draws: &[Draw],
+    ) -> Result<Vec<Option<u32>>, BackendError> {
+        let capacity = program.plan.capacity;
+        let dims = Dims { loss_rows: draws.len().min(capacity.loss_rows), ..capacity };
+        let values = self.peek(program, logits, dims)?;
+        let rows: Vec<&[f32]> = values.chunks_exact(logits.cols.max(1)).collect();
+        if rows.len() < draws.len() {
+            let what = "rows of logits".to_owned();
+            return Err(BackendError::Size { what, given: rows.len(), needed: draws.len() });
+        }
+        let mut ids = vec![None; draws.len()];
+        let ranges = parallel::even(draws.len(), 64 * logits.cols, self.threads);
+        let mut rest = &mut ids[..];
+        let mut parts = Vec::with_capacity(ranges.len());
+        for range in ranges {
+            let (part, more) = rest.split_at_mut(range.len());
+            parts.push((range.start, part));
+            rest = more;
+        }
+        parallel::each(parts, |(start, part)| {
+            for (i, id) in part.iter_mut().enumerate() {
+                *id = kernels::sample::choose(rows[start + i], &draws[start + i]);
+            }
+        });
+        Ok(ids)
     }
 
     fn submit_range(

@@ -251,8 +251,13 @@ impl Lowering<'_> {
             return Ok(None);
         }
         let finish = Finish { addend: addend.as_ref(), bias: bias.as_ref() };
-        let product = Matmul::finished(self.workspace, cuda::Form::Nt, (&input, &weight, &target), finish)?;
-        work.push(Work::from(product));
+        let factors = (&input, &weight, &target);
+        if self.few_rows {
+            work.extend(self.few_rows(factors, finish)?);
+        } else {
+            let product = Matmul::finished(self.workspace, cuda::Form::Nt, factors, finish)?;
+            work.push(Work::from(product));
+        }
         Ok(Some((work, taken)))
     }
 

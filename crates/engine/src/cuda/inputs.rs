@@ -139,10 +139,12 @@ fn fields(capacity: Dims) -> Vec<(Field, usize)> {
     ]
 }
 
-/// The counts that a submission is computed with: few different ones, at most the capacity.
-pub(super) fn bucket(dims: Dims, capacity: Dims) -> Dims {
+/// The counts that a submission is computed with: few different ones, at most the capacity; fewer still with `few_rows`,
+/// where rows cost little and each pair of counts has a graph of its own.
+pub(super) fn bucket(dims: Dims, capacity: Dims, few_rows: bool) -> Dims {
     let round = |n: usize, room: usize| {
         let step = match n {
+            _ if few_rows => [4, 16, 64].into_iter().find(|&most| n <= most).unwrap_or(n.next_power_of_two()),
             0..=16 => 4,
             17..=64 => 16,
             65..=1024 => 128,
@@ -260,9 +262,11 @@ mod tests {
     #[test]
     fn buckets_hold_what_comes_and_never_pass_the_capacity() {
         for n in [0, 1, 5, 16, 17, 64, 65, 500, 999, 1000] {
-            let dims = bucket(Dims { tokens: n, loss_rows: n, ..CAPACITY }, CAPACITY);
-            assert!(dims.tokens >= n && dims.tokens <= 1000 && dims.loss_rows >= n, "{n}: {dims:?}");
-            assert_eq!(bucket(dims, CAPACITY), dims, "{n}");
+            for few_rows in [false, true] {
+                let dims = bucket(Dims { tokens: n, loss_rows: n, ..CAPACITY }, CAPACITY, few_rows);
+                assert!(dims.tokens >= n && dims.tokens <= 1000 && dims.loss_rows >= n, "{n}: {dims:?}");
+                assert_eq!(bucket(dims, CAPACITY, few_rows), dims, "{n}");
+            }
         }
     }
 

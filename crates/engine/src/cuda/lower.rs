@@ -9,7 +9,7 @@ use crate::plan::{
     Block as PlanBlock, Dims, Form, Heads, Input, LoraGroup, Mat, Op, Place, Plan, Role, Rows, Step,
 };
 use kernels::cuda::ops::{self, attention, lora};
-use kernels::cuda::{self, CudaError, Dtype, Gpu, Matmul, Memory, Tensor, Work};
+use kernels::cuda::{self, CudaError, Dtype, Finish, Gpu, Matmul, Memory, Tensor, Work};
 use std::cell::{Cell, RefCell};
 
 /// Where everything of a program lies.
@@ -35,6 +35,8 @@ pub(super) struct Lowering<'a> {
     pub flag: &'a Tensor,
     /// Activations in bfloat16.
     pub low: bool,
+    /// A row's bits don't depend on how many there are.
+    pub few_rows: bool,
     /// Which operations run as one; `None`: none do.
     pub fusion: Option<Fusion>,
 }
@@ -203,6 +205,10 @@ impl Lowering<'_> {
         (a, b, c): (&Tensor, &Tensor, &Tensor),
         accumulate: bool,
     ) -> Lowered {
+        if self.few_rows && form == cuda::Form::Nt {
+            let finish = Finish { addend: accumulate.then_some(c), bias: None };
+            return self.few_rows((a, b, c), finish);
+        }
         match cuda::split_bytes(form, a, b) {
             0 => Ok(vec![Work::from(Matmul::new(self.workspace, form, (a, b, c), accumulate)?)]),
             bytes => {
@@ -210,6 +216,12 @@ impl Lowering<'_> {
                 Ok(cuda::split(self.workspace, &scratch, form, (a, b, c), accumulate)?.into())
             }
         }
+    }
+
+    /// A product with a weight, finished before its one rounding.
+    pub(super) fn few_rows(&self, factors: (&Tensor, &Tensor, &Tensor), finish: Finish<'_>) -> Lowered {
+        let scratch = self.scratch(cuda::few_rows_bytes(factors.0, factors.1))?;
+        Ok(cuda::few_rows(self.workspace, &scratch, factors, finish)?)
     }
 
     fn lower_rows(&self, op: &Op) -> Result<Work, BackendError> {
@@ -260,9 +272,9 @@ impl Lowering<'_> {
             Op::CacheWrite { kv, rows, cache } => {
                 ops::attention_paged::cache_write(&t(kv)?, &t(rows)?, &t(cache)?)?
             }
-            Op::AttentionPaged { q, cache, spans, out, heads } => {
+            Op::AttentionPaged { q, cache, spans, out, heads, most } => {
                 let (q, cache) = (t(q)?, t(cache)?);
-                let most = cache.rows();
+                let most = most.min(cache.rows());
                 let cols = ops::attention_paged::scratch_cols(of(heads), most);
                 let scratch = self.scratch(q.rows() * cols * 4)?;
                 let scratch = scratch.memory().dense(q.rows(), cols, Dtype::F32)?;

@@ -3,6 +3,7 @@
 //! A program keeps one variant for each bucket of row counts. The first run of a variant launches its work one by one, the
 //! second captures it, later ones replay the graph; all three give the same bits.
 
+mod choice;
 mod fused;
 mod inputs;
 mod lower;
@@ -15,12 +16,14 @@ use crate::cpu::check_inputs;
 use crate::place::{Layout, Placement};
 use crate::plan::{Dims, Mat, ModelParams, ParamId, Place, Plan, Rows};
 use crate::verify::verify;
+use choice::Choices;
 use fused::{CLAIMS, Fusion, Room, room};
 use inputs::{Block, bucket, wants_runs};
 use kernels::cuda::{
     CudaError, Dtype, Event, Gpu, Graph, Memory, Pinned, Tensor, WORKSPACE_BYTES, Work, ops, run_all,
 };
 use lower::{Lowering, Numbered, view};
+use kernels::sample::Draw;
 use model::nf4::Nf4;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -45,6 +48,8 @@ pub struct CudaOptions {
     pub precision: Precision,
     /// Projections stay in NF4 (with double quantisation or without) and are unpacked before each use.
     pub packed: Option<bool>,
+    /// Few rows at a time, each with the same bits however many there are.
+    pub few_rows: bool,
     /// Replay work from captured graphs; without, every launch is made anew.
     pub graphs: bool,
 }
@@ -89,6 +94,7 @@ pub struct Cuda {
     notes: Pinned,
     noted: usize,
     values: Vec<f32>,
+    choices: Option<Choices>,
     /// The master slab changed without an update: what is derived from it is old.
     stale: bool,
 }
@@ -115,6 +121,7 @@ impl Cuda {
             notes: gpu.pinned(NOTES * 4)?,
             noted: 0,
             values: Vec::new(),
+            choices: None,
             stale: true,
             gpu,
         })
@@ -170,6 +177,7 @@ impl Cuda {
             segments: &self.segments,
             flag: &self.flag,
             low: self.low(),
+            few_rows: self.options.few_rows,
             fusion: fuse.then(|| Fusion::new(&program.plan)),
         };
         lowering.lower()
@@ -220,7 +228,7 @@ impl Cuda {
 
     /// The counts that a submission is computed with.
     fn dims(&self, program: &CudaProgram, inputs: &Inputs) -> Dims {
-        bucket(inputs.dims, program.plan.capacity)
+        bucket(inputs.dims, program.plan.capacity, self.options.few_rows)
     }
 
     fn view(&self, program: &CudaProgram, mat: Mat, dims: Dims) -> Result<Tensor, BackendError> {
@@ -351,6 +359,7 @@ impl Backend for Cuda {
             self.workspace.bytes(),
             self.scratch.borrow().bytes(),
             self.partials.borrow().bytes(),
+            self.choices.as_ref().map_or(0, Choices::bytes),
         ];
         parts.iter().sum::<usize>() as u64
     }
@@ -420,7 +429,7 @@ impl Backend for Cuda {
         };
         // Shapes are checked, kernels compiled and algorithms chosen now, at the capacity, and not in the middle of a run.
         let capacity = program.plan.capacity;
-        self.lower(&program, bucket(capacity, capacity), true)?;
+        self.lower(&program, bucket(capacity, capacity, self.options.few_rows), true)?;
         Ok(program)
     }
 
@@ -457,6 +466,26 @@ impl Backend for Cuda {
 
     fn peek(&self, program: &CudaProgram, mat: Mat, dims: Dims) -> Result<Vec<f32>, BackendError> {
         Ok(self.view(program, mat, dims)?.download()?)
+    }
+
+    fn choose(
+        &mut self,
+        program: &CudaProgram,
+        logits: Mat,
+        draws: &[Draw],
+    ) -> Result<Vec<Option<u32>>, BackendError> {
+        let capacity = program.plan.capacity;
+        let needed = draws.len();
+        if needed > capacity.loss_rows {
+            let what = "rows of logits".to_owned();
+            return Err(BackendError::Size { what, given: capacity.loss_rows, needed });
+        }
+        let logits = self.view(program, logits, Dims { loss_rows: needed, ..capacity })?;
+        if self.choices.as_ref().is_none_or(|choices| choices.rows() < needed) {
+            self.choices = Some(Choices::new(&self.gpu, capacity.loss_rows)?);
+        }
+        let choices = self.choices.as_mut().ok_or_else(|| plan_error("a choice", "has no room"))?;
+        Ok(choices.make(&self.gpu, &logits, draws)?)
     }
 
     fn submit_range(

@@ -17,7 +17,10 @@ pub enum Attention {
     /// The micro-batch itself, block-diagonal and causal.
     Packed,
     /// The cache, which this run's tokens are written to first.
-    Paged,
+    Paged {
+        /// Of the cache.
+        rows: usize,
+    },
 }
 
 /// What a layer keeps for its backward; `None`: there will be none.
@@ -227,7 +230,7 @@ impl<'a> LayerEmitter<'a> {
                 let lse = self.stat(layer, "lse", heads.query);
                 (vec![Op::AttentionPacked { q, kv, starts, out, lse, heads }], Some(lse))
             }
-            Attention::Paged => (self.paged(layer, q, kv, out), None),
+            Attention::Paged { rows } => (self.paged(layer, rows, [q, kv, out]), None),
         };
         self.plan.step(Block::AttentionCore, Some(layer), ops);
 
@@ -239,14 +242,14 @@ impl<'a> LayerEmitter<'a> {
         AttentionTape { n1: Some(n1), rstd1, u_qkv, qkv, out, lse, u_o, x1 }
     }
 
-    fn paged(&mut self, layer: usize, q: Mat, kv: Mat, out: Mat) -> Vec<Op> {
+    fn paged(&mut self, layer: usize, capacity: usize, [q, kv, out]: [Mat; 3]) -> Vec<Op> {
         let heads = self.heads();
         let rows = self.plan.input(Input::CacheRow);
         let spans = self.plan.input(Input::CacheSpan);
-        let capacity = Rows::Const(self.params.spec(self.params.rope).rows);
+        let (capacity, most) = (Rows::Const(capacity), self.params.spec(self.params.rope).rows);
         let name = || format!("layer.{layer}.cache");
         let cache = self.plan.shared(Place::Cache(layer as u32), name, capacity, heads.kv_cols(), Role::Act);
-        vec![Op::CacheWrite { kv, rows, cache }, Op::AttentionPaged { q, cache, spans, out, heads }]
+        vec![Op::CacheWrite { kv, rows, cache }, Op::AttentionPaged { q, cache, spans, out, heads, most }]
     }
 
     fn mlp_in(&mut self, layer: usize, x1: Mat) -> MlpTape {

@@ -159,9 +159,14 @@ impl Head {
     }
 }
 
-/// Forward over the cache for up to `max_tokens` new tokens, logits of up to `max_rows` of them.
+/// Forward over a cache of `cache_rows` tokens for up to `max_tokens` new ones, logits of up to `max_rows` of them.
 #[must_use]
-pub fn generate_plan(params: &ModelParams, max_tokens: usize, max_rows: usize) -> GeneratePlan {
+pub fn generate_plan(
+    params: &ModelParams,
+    cache_rows: usize,
+    max_tokens: usize,
+    max_rows: usize,
+) -> GeneratePlan {
     let capacity = Dims { tokens: max_tokens, loss_rows: max_rows, seqs: 0, chunk: max_rows.max(1) };
     let mut plan = Plan::new(capacity);
     let ids = plan.input(Input::TokenIds);
@@ -169,7 +174,7 @@ pub fn generate_plan(params: &ModelParams, max_tokens: usize, max_rows: usize) -
     let mut x = embed(&mut plan, params, ids);
     let mut emitter = LayerEmitter::new(&mut plan, params, false);
     for layer in 0..params.shape.layers {
-        x = emitter.emit_layer(layer, x, Attention::Paged, None);
+        x = emitter.emit_layer(layer, x, Attention::Paged { rows: cache_rows }, None);
     }
     let hidden = params.shape.hidden;
     let rows = plan.temp("head.x", Rows::LossRows, hidden, Role::Act);

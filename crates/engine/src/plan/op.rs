@@ -148,6 +148,8 @@ pub enum Op {
         spans: Mat,
         out: Mat,
         heads: Heads,
+        /// Most rows that a token sees.
+        most: usize,
     },
     /// `out = silu(gate) up`, gate and up side by side.
     SwiGlu {

@@ -127,6 +127,8 @@ fn greedy_tokens_equal_the_reference() {
             let options = GenerateOptions {
                 threads: 1,
                 max_tokens: 512,
+                max_length: 512,
+                max_sequences: 64,
                 base: Base::Float32,
                 precision: Precision::Float32,
                 device: ComputeDevice::Cuda { id: 0 },

@@ -6,6 +6,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod decode;
 mod golden;
 mod modules;
 mod operations;
