@@ -1,6 +1,7 @@
 // Types, conversions, wide loads and reductions that every kernel uses.
 //
-// Reductions have a fixed tree: the same bits in every run. No kernel of this folder adds with atomics.
+// Reductions have a fixed tree: the same bits in every run. No kernel of this folder adds floats with
+// atomics; whole numbers are exact in any order.
 
 typedef unsigned char u8;
 typedef unsigned short u16;

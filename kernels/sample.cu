@@ -138,9 +138,6 @@ struct Row {
     __device__ u32 key(float x) const { return key_of(x) >> key_shift<T>(); }
     // round(2^40 2^-d): the series of src/sample.rs, each product and sum rounded.
     __device__ u64 weight(float x) const {
-        // Far below, by a bound that float32 can't miss unless it overflows: most of a row.
-        float about = __fmul_rn(__fsub_rn(top, x), (float)scale);
-        if (about > BITS + 3.0f && about < INF) return 0;
         double d = distance(x);
         if (d >= BITS + 1.0) return 0;
         int n = __double2int_rz(d);
@@ -156,28 +153,39 @@ struct Row {
         double factor = __hiloint2double((1023 + BITS - n) << 20, 0);
         return __double2ull_rz(__dadd_rn(__dmul_rn(power, factor), 0.5));
     }
-    // Calls f(logit, column) for the columns from .. to.
+    // Calls f for those of a group that are in from .. to and not below `least`. One copy of f a word keeps the code short.
+    template <int N, typename F>
+    __device__ static void some_of(const Group<T, N>& group, int c, int from, int to, float least, F f) {
+        constexpr int HALVES = 4 / sizeof(T);
+        uint4 words = *reinterpret_cast<const uint4*>(&group);
+        bool whole = c >= from && c + N <= to;
+#pragma unroll 1
+        for (int i = 0; i < N; i += HALVES) {
+#pragma unroll
+            for (int half = 0; half < HALVES; ++half) {
+                float x = HALVES == 1 ? __uint_as_float(words.x) : half ? high_bf16(words.x) : low_bf16(words.x);
+                int at = c + i + half;
+                if (x >= least && (whole || (at >= from && at < to))) f(x, at);
+            }
+            words = make_uint4(words.y, words.z, words.w, 0);
+        }
+    }
+    // Calls f(logit, column) for the columns from .. to whose logit is not below `least`.
     template <typename F>
-    __device__ void each(int from, int to, F f) const {
-        constexpr int N = 16 / sizeof(T), AHEAD = 2, WORDS = 4 * AHEAD, HALVES = 4 / sizeof(T);
+    __device__ void each(int from, int to, float least, F f) const {
+        constexpr int N = 16 / sizeof(T), AHEAD = 4;
         int stride = (int)blockDim.x * N;
         for (int first = from / N * N + (int)threadIdx.x * N; first < to; first += AHEAD * stride) {
-            u32 words[WORDS];
+            Group<T, N> v[AHEAD];
 #pragma unroll
             for (int k = 0; k < AHEAD; ++k) {
-                Group<T, N> group = load_group<T, N>(logits, min(first + k * stride, to), to, wide);
-                *reinterpret_cast<uint4*>(words + 4 * k) = *reinterpret_cast<const uint4*>(&group);
+                v[k] = load_group<T, N>(logits, min(first + k * stride, to), to, wide, minus_infinity<T>());
             }
 #pragma unroll 1
-            for (int j = 0; j < WORDS; ++j) {
-                int c = first + j / 4 * stride + j % 4 * HALVES;
+            for (int c = first; c < min(to, first + AHEAD * stride); c += stride) {
+                if (greatest(v[0]) >= least) some_of(v[0], c, from, to, least, f);
 #pragma unroll
-                for (int half = 0; half < HALVES; ++half) {
-                    float x = HALVES == 1 ? __uint_as_float(words[0]) : half ? high_bf16(words[0]) : low_bf16(words[0]);
-                    if (c + half >= from && c + half < to) f(x, c + half);
-                }
-#pragma unroll
-                for (int k = 0; k + 1 < WORDS; ++k) words[k] = words[k + 1];
+                for (int k = 0; k + 1 < AHEAD; ++k) v[k] = v[k + 1];
             }
         }
     }
@@ -253,15 +261,15 @@ __device__ Found divide(const Row<T>& row, Bins& bins, Found found, u32 floor, u
     double step = 1.0 / (BINS_TO_ONE * row.scale), near = found.bin * step, far = (found.bin + 1.0) * step;
     double margin = 1e-12 * (fabs((double)row.top) + far);
     u32 high = row.key(__double2float_ru((double)row.top - near + margin));
-    u32 low = found.bin == BINS - 1 ? 0 : row.key(__double2float_rd((double)row.top - far - margin));
+    u32 low = found.bin == BINS - 1 ? row.key(-INF) : row.key(__double2float_rd((double)row.top - far - margin));
     low = max(low, floor);
     u32 bin = found.bin;
     for (;;) {
         int bits = part_bits(low, high);
         bins.clear();
-        row.each(0, row.allowed, [&](float x, int) {
-            u32 key = row.key(x);
-            if (key >= low && key <= high && row.bin(x) == bin) bins.add((high - key) >> bits, measure(x));
+        float most = value_of<T>(high);
+        row.each(0, row.allowed, value_of<T>(low), [&](float x, int) {
+            if (x <= most && row.bin(x) == bin) bins.add((high - row.key(x)) >> bits, measure(x));
         });
         Found part = locate(cumulate(bins), need - found.before);
         found = {high - (part.bin << bits), found.before + part.before, part.inside};
@@ -276,11 +284,12 @@ __device__ Found divide(const Row<T>& row, Bins& bins, Found found, u32 floor, u
 template <typename T>
 __device__ u32 column_of(const Row<T>& row, Bins& bins, u32 key, u64 index) {
     u32 low = 0, high = row.allowed - 1;
+    float value = value_of<T>(key);
     for (;;) {
         int bits = part_bits(low, high);
         bins.clear();
-        row.each((int)low, (int)high + 1, [&](float x, int c) {
-            if (row.key(x) == key) bins.add(((u32)c - low) >> bits, 1);
+        row.each((int)low, (int)high + 1, value, [&](float x, int c) {
+            if (x == value) bins.add(((u32)c - low) >> bits, 1);
         });
         Found part = locate(cumulate(bins), index + 1);
         index -= part.before;
@@ -299,16 +308,17 @@ __device__ u32 drawn(const Row<T>& row, const Draw& draw) {
     u64 surplus = 0;
     if (draw.top_k > 0 && draw.top_k < (u32)row.allowed) {
         first.clear();
-        row.each(0, row.allowed, [&](float x, int) { first.add(row.bin(x), 1); });
+        row.each(0, row.allowed, -INF, [&](float x, int) { first.add(row.bin(x), 1); });
         Found last = divide(row, second, locate(cumulate(first), draw.top_k), 0, draw.top_k, one);
         floor = last.bin;
         surplus = (last.before + last.inside - draw.top_k) * row.weight(value_of<T>(floor));
     }
     first.clear();
-    row.each(0, row.allowed, [&](float x, int) {
-        u64 w = row.weight(x);
-        if (w > 0 && row.key(x) >= floor) first.add(row.bin(x), w);
-    });
+    // Logits without a weight are left out, by a bound further away than any rounding error.
+    double away = (BITS + 2) / row.scale;
+    float least = __double2float_rd((double)row.top - away - 1e-12 * (fabs((double)row.top) + away));
+    least = floor > 0 ? fmaxf(least, value_of<T>(floor)) : least;
+    row.each(0, row.allowed, least, [&](float x, int) { first.add(row.bin(x), row.weight(x)); });
     Sums sums = cumulate(first);
     u64 kept = sums.total - surplus;
     if (draw.top_p < ALL) {

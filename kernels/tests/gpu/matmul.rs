@@ -1,5 +1,7 @@
 use crate::support::{Kind, Random, close, gpu, padding_untouched, poisoned, random, run};
-use kernels::cuda::{Dtype, Finish, Form, Matmul, Tensor, WORKSPACE_BYTES, Work, split, split_bytes};
+use kernels::cuda::{
+    Dtype, Finish, Form, Matmul, Tensor, WORKSPACE_BYTES, Work, few_rows, few_rows_bytes, split, split_bytes,
+};
 
 /// A product by plain loops; factors are given in the layout of `form`.
 fn reference(form: Form, (m, n, k): (usize, usize, usize), a: &[f64], b: &[f64]) -> Vec<f64> {
@@ -98,6 +100,42 @@ fn a_split_product_equals_plain_loops() {
             let first = c.read_rows().unwrap();
             all.iter().for_each(run);
             assert!(first == c.read_rows().unwrap(), "{what}: two runs differ");
+        }
+    }
+}
+
+#[test]
+fn a_row_keeps_its_bits_among_any_number_of_rows() {
+    let workspace = gpu().alloc(WORKSPACE_BYTES, "a test").unwrap();
+    let mut rng = Random::new("few rows");
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        for (n, k) in [(1, 1), (72, 96), (1003, 56), (896, 896), (896, 4864), (40, 8 * 640)] {
+            let most = 200;
+            let a = random(&mut rng, (most, k), 8, dtype, 1.0);
+            let b = random(&mut rng, (n, k), 0, dtype, 1.0);
+            let addend = random(&mut rng, (most, n), 8, dtype, 1.0);
+            let bias = random(&mut rng, (1, n), 0, dtype, 1.0);
+            let product = reference(Form::Nt, (most, n, k), &a.host, &b.host);
+            let expected: Vec<f64> =
+                (0..most * n).map(|e| product[e] + addend.host[e] + bias.host[e % n]).collect();
+            let mut all = Vec::new();
+            for m in [most, 1, 3, 4, 16, 33, 64, 65, 128] {
+                let (x, more) = (a.tensor.row_range(0, m).unwrap(), addend.tensor.row_range(0, m).unwrap());
+                let scratch = poisoned((1, few_rows_bytes(&x, &b.tensor)), 0, Dtype::U8);
+                let c = poisoned((m, n), 8, dtype);
+                let finish = Finish { addend: Some(&more), bias: Some(&bias.tensor) };
+                let work = few_rows(&workspace, &scratch, (&x, &b.tensor, &c), finish).unwrap();
+                work.iter().for_each(run);
+                let what = format!("{m} rows {n}x{k} {dtype:?}");
+                close(&what, &c, &expected[..m * n], Kind::Product);
+                padding_untouched(&what, &c);
+                let bytes = c.read_rows().unwrap();
+                if all.is_empty() {
+                    all = bytes;
+                } else {
+                    assert!(bytes == all[..bytes.len()], "{what}: other bits than among {most}");
+                }
+            }
         }
     }
 }

@@ -76,7 +76,7 @@ fn choose_is_the_host_s_choice() {
         }
     }
     println!("{cases} rows, the greatest logit in {greatest}");
-    assert!(greatest < cases * 3 / 4, "the draws draw nothing");
+    assert!(greatest < cases * 9 / 10, "the draws draw nothing");
 }
 
 #[test]
