@@ -22,7 +22,7 @@ pub const MOST_LOGITS: usize = 1 << 22;
 const BITS: i32 = 40;
 /// Coefficients of `2^-(g + 1/2)`: `sqrt(1/2) (-ln 2)^k / k!`.
 const SERIES: [f64; 12] = [
-    0.707_106_781_186_547_6,
+    std::f64::consts::FRAC_1_SQRT_2,
     -0.490_129_071_734_273_6,
     0.169_865_792_091_537_46,
     -0.039_247_331_620_610_35,

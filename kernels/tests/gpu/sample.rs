@@ -54,7 +54,9 @@ fn choose_is_the_host_s_choice() {
             (151_936, 8, 151_936),
         ] {
             // flat, as of a language model, one token above all, equals, one value, huge and tiny differences
-            for (scale, step) in [(0.6, 0.0), (4.0, 0.0), (40.0, 0.0), (3.0, 0.5), (0.0, 0.0), (1e4, 0.0), (1e-5, 0.0)] {
+            for (scale, step) in
+                [(0.6, 0.0), (4.0, 0.0), (40.0, 0.0), (3.0, 0.5), (0.0, 0.0), (1e4, 0.0), (1e-5, 0.0)]
+            {
                 let mut draws = vec![Draw::greatest(allowed)];
                 for temperature in [0.8f32, 1.0, 0.02, 50.0, 1e-30, f32::MAX] {
                     for limits in [(0, 0.95), (0, 1.0), (1, 1.0), (40, 0.9), (cols / 2, 1.0), (0, 1e-6)] {
@@ -106,10 +108,14 @@ fn choose_of_rows_without_a_choice() {
 #[test]
 fn choose_tells_neighbours_apart() {
     let mut rng = Random::new("neighbours");
-    for (centre, dtype) in [(0.0f32, Dtype::F32), (1000.0, Dtype::F32), (1e-38, Dtype::F32), (0.0, Dtype::Bf16)] {
+    for (centre, dtype) in
+        [(0.0f32, Dtype::F32), (1000.0, Dtype::F32), (1e-38, Dtype::F32), (0.0, Dtype::Bf16)]
+    {
         let cols = 5000;
         let draws: Vec<Draw> = (0..64)
-            .map(|_| Draw::weighted(cols as u32, 1.0, ([0, 2500][rng.below(2)], 0.6), (rng.unit() + 1.0) / 2.1))
+            .map(|_| {
+                Draw::weighted(cols as u32, 1.0, ([0, 2500][rng.below(2)], 0.6), (rng.unit() + 1.0) / 2.1)
+            })
             .collect();
         let values: Vec<f32> = (0..draws.len() * cols)
             .map(|_| {

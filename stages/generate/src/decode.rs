@@ -61,12 +61,7 @@ impl Decoder<'_> {
     ///
     /// # Errors
     /// A prompt with ids that the model has no row for.
-    pub(crate) fn options(
-        &self,
-        jobs: &[&Job],
-        base: engine::Base,
-        batch: usize,
-    ) -> Result<GenerateOptions> {
+    pub(crate) fn options(&self, jobs: &[&Job], base: engine::Base, batch: usize) -> Result<GenerateOptions> {
         let vocab = self.config.vocab_size;
         for job in jobs {
             if let Some(id) = job.prompt_ids.iter().find(|&&id| id as usize >= vocab) {
@@ -119,8 +114,7 @@ impl Decoder<'_> {
                 GenEvent::Finished(result) => {
                     spent.tokens += result.ids.len() as u64;
                     let sample = self.sample(jobs[i], Some(result));
-                    kept =
-                        sample.and_then(|sample| journal.add(Line { sample, latency_ms: latency_ms[i] }));
+                    kept = sample.and_then(|sample| journal.add(Line { sample, latency_ms: latency_ms[i] }));
                     progress.inc(1);
                 }
             }

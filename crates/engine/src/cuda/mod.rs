@@ -22,8 +22,8 @@ use inputs::{Block, bucket, wants_runs};
 use kernels::cuda::{
     CudaError, Dtype, Event, Gpu, Graph, Memory, Pinned, Tensor, WORKSPACE_BYTES, Work, ops, run_all,
 };
-use lower::{Lowering, Numbered, view};
 use kernels::sample::Draw;
+use lower::{Lowering, Numbered, view};
 use model::nf4::Nf4;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;

@@ -47,7 +47,9 @@ fn requests(config: &Config, n: u64) -> Vec<GenRequest> {
     (0..n)
         .map(|i| GenRequest {
             sequence_id: i,
-            prompt_ids: (0..5 + 37 * (i % 9)).map(|j| ((i * 31 + j * 7) % config.vocab_size as u64) as u32).collect(),
+            prompt_ids: (0..5 + 37 * (i % 9))
+                .map(|j| ((i * 31 + j * 7) % config.vocab_size as u64) as u32)
+                .collect(),
             max_new_tokens: 40,
             sampling: Sampling::Sample { temperature: 1.0, top_k: 0, top_p: 1.0, seed: 9 },
             stop_ids: Vec::new(),

@@ -159,7 +159,9 @@ fn compare(case: &Case, precision: Precision, bound: f64) {
     let params = ModelParams::new(shape(&case.config), lora, full, !full, 128);
     let round = precision == Precision::Bf16Rounded;
     let mut cpu = Cpu::<f32>::new(&CpuOptions { threads: 1, round, transposed: false, native: false });
-    let mut gpu = Cuda::open(CudaOptions { ordinal: 0, precision, packed: None, few_rows: false, graphs: false }).unwrap();
+    let mut gpu =
+        Cuda::open(CudaOptions { ordinal: 0, precision, packed: None, few_rows: false, graphs: false })
+            .unwrap();
     store(&mut cpu, &params, case);
     store(&mut gpu, &params, case);
     let plan = train_plan_in_chunks(&params, 128, Some(&[case.save; 2]), case.dropout, CHUNK).plan;
