@@ -2,7 +2,7 @@
 
 use crate::EngineError;
 use crate::api::Precision;
-use crate::backend::{Backend, BackendError, Caps, Inputs, Note, Slab};
+use crate::backend::{Backend, BackendError, CacheCopy, Caps, Inputs, Note, Slab};
 use crate::cpu::{Cpu, CpuOptions, CpuProgram};
 use crate::cuda::{Cuda, CudaOptions, CudaProgram, WorkTime};
 use crate::device::ComputeDevice;
@@ -171,6 +171,10 @@ impl Backend for AnyBackend {
 
     fn peek(&self, program: &AnyProgram, view: Mat, dims: Dims) -> Result<Vec<f32>, BackendError> {
         paired!(self, program, it, its => it.peek(its, view, dims))
+    }
+
+    fn copy_cache(&mut self, copies: &[CacheCopy]) -> Result<(), BackendError> {
+        each!(self, it => it.copy_cache(copies))
     }
 
     fn choose(

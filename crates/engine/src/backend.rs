@@ -88,6 +88,14 @@ pub struct Scalars {
     pub optimizer: crate::api::AdamW,
 }
 
+/// Rows `to .. to + rows` of a cache become those from `from` on; the two do not overlap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheCopy {
+    pub from: usize,
+    pub to: usize,
+    pub rows: usize,
+}
+
 /// What a submission brings along.
 #[derive(Debug, Clone)]
 pub struct Inputs {
@@ -190,6 +198,12 @@ pub trait Backend {
     /// # Errors
     /// When the view is not one of the program's, or holds integers.
     fn peek(&self, program: &Self::Program, view: Mat, dims: Dims) -> Result<Vec<f32>, BackendError>;
+
+    /// Copies rows of every layer's cache of keys and values, in the order of the runs.
+    ///
+    /// # Errors
+    /// When rows are outside of the cache.
+    fn copy_cache(&mut self, copies: &[CacheCopy]) -> Result<(), BackendError>;
 
     /// Chooses a token from each row of the logits after the last run, by the draw of that row, and waits for it: what
     /// [`kernels::sample::choose`] chooses, on every backend.

@@ -6,7 +6,7 @@
 use crate::EngineError;
 use crate::any::{AnyBackend, AnyProgram, Purpose};
 use crate::api::{AdamW, Base, Finish, GenEvent, GenRequest, GenResult, GenerateOptions, Sampling};
-use crate::backend::{Backend, Inputs, Scalars};
+use crate::backend::{Backend, CacheCopy, Inputs, Scalars};
 use crate::cuda::WorkTime;
 use crate::place::place;
 use crate::plan::{Dims, Input, Mat, ModelParams, generate_plan};
@@ -34,6 +34,7 @@ pub struct Generator {
     logits: Mat,
     step_tokens: usize,
     step_rows: usize,
+    computed: u64,
 }
 
 /// Tokens of one forward.
@@ -61,6 +62,16 @@ impl Feed {
     }
 }
 
+/// What the next forward is made of.
+#[derive(Debug, Default)]
+struct Next {
+    feed: Feed,
+    /// Slots whose logits come back, in order.
+    asking: Vec<usize>,
+    /// What is copied inside of the cache before it.
+    copies: Vec<CacheCopy>,
+}
+
 /// A sequence that holds a part of the cache.
 #[derive(Debug)]
 struct Running {
@@ -72,6 +83,8 @@ struct Running {
     ids: Vec<u32>,
     /// How many of `ids` are in the cache.
     fed: usize,
+    /// A request that was running when this one started, and how many tokens both begin with.
+    like: Option<(usize, usize)>,
     done: bool,
 }
 
@@ -131,7 +144,17 @@ impl Generator {
         let program = backend.compile(plan.plan, placement)?;
         let lora_scale = adapter.map_or(0.0, |adapter| adapter.config.scaling());
         let logits = plan.logits;
-        Ok(Generator { options, params, lora_scale, backend, program, logits, step_tokens, step_rows })
+        Ok(Generator {
+            options,
+            params,
+            lora_scale,
+            backend,
+            program,
+            logits,
+            step_tokens,
+            step_rows,
+            computed: 0,
+        })
     }
 
     /// Logits of every token, `T x vocab`, row-major.
@@ -153,6 +176,12 @@ impl Generator {
             all.extend(self.forward(feed)?);
         }
         Ok(all)
+    }
+
+    /// Tokens that went through the model so far. What a prompt shares with a running sequence does not.
+    #[must_use]
+    pub fn computed_tokens(&self) -> u64 {
+        self.computed
     }
 
     /// Tokens that a sequence may have in the cache.
@@ -205,7 +234,8 @@ impl Generator {
             for started in self.admit(requests, &mut waiting, &mut running) {
                 say(started, GenEvent::Started)?;
             }
-            let (feed, asking) = self.feed(&mut running);
+            let Next { feed, asking, copies } = self.feed(&mut running);
+            self.backend.copy_cache(&copies)?;
             let ids = self.step(requests, &running, feed, &asking)?;
             for (id, &slot) in ids.into_iter().zip(&asking) {
                 let sequence = &mut running[slot];
@@ -242,6 +272,7 @@ impl Generator {
             })
             .collect();
         let inputs = self.inputs(feed);
+        self.computed += inputs.dims.tokens as u64;
         self.backend.submit(&self.program, inputs)?;
         Ok(self.backend.choose(&self.program, self.logits, &draws)?)
     }
@@ -260,35 +291,38 @@ impl Generator {
             let Some(first) = free_rows(running, rows, self.options.max_tokens) else { break };
             waiting.pop_front();
             let ids = requests[request].prompt_ids.clone();
-            running.push(Running { request, first, rows, ids, fed: 0, done: false });
+            let like = most_alike(running, &ids);
+            running.push(Running { request, first, rows, ids, fed: 0, like, done: false });
             started.push(request);
         }
         started
     }
 
-    /// The tokens of the next forward: one of every sequence that is past its prompt, then prompts while there is room.
-    /// Also gives the slots whose logits come back, in order.
-    fn feed(&self, running: &mut [Running]) -> (Feed, Vec<usize>) {
-        let mut feed = Feed::default();
-        let mut asking = Vec::new();
+    /// The next forward: one token of every sequence that is past its prompt, then prompts while there is room. What a
+    /// prompt shares with a running sequence is not computed but copied, once it is there.
+    fn feed(&self, running: &mut [Running]) -> Next {
+        let mut next = Next::default();
+        let known: BTreeMap<usize, (usize, usize)> =
+            running.iter().map(|sequence| (sequence.request, (sequence.first, sequence.fed))).collect();
         for wants_decode in [true, false] {
             for (slot, sequence) in running.iter_mut().enumerate() {
-                let left = sequence.ids.len() - sequence.fed;
-                if (left == 1) != wants_decode {
+                if (sequence.ids.len() - sequence.fed == 1) != wants_decode {
                     continue;
                 }
-                let count = left.min(self.step_tokens - feed.tokens);
-                for position in sequence.fed..sequence.fed + count {
-                    let last = position + 1 == sequence.ids.len();
-                    feed.push(sequence.ids[position], position, sequence.first, last);
-                    if last {
-                        asking.push(slot);
+                let shared =
+                    sequence.like.and_then(|(request, common)| Some((*known.get(&request)?, common)));
+                if let Some(((from, fed), common)) = shared.filter(|&(_, common)| common > sequence.fed) {
+                    if fed < common {
+                        continue;
                     }
+                    let (done, rows) = (sequence.fed, common - sequence.fed);
+                    next.copies.push(CacheCopy { from: from + done, to: sequence.first + done, rows });
+                    sequence.fed = common;
                 }
-                sequence.fed += count;
+                next.add(slot, sequence, self.step_tokens);
             }
         }
-        (feed, asking)
+        next
     }
 
     fn inputs(&self, feed: Feed) -> Inputs {
@@ -366,6 +400,34 @@ impl Generator {
         }
         Ok(())
     }
+}
+
+impl Next {
+    /// Adds what is left of a sequence, while there is room.
+    fn add(&mut self, slot: usize, sequence: &mut Running, room: usize) {
+        let left = sequence.ids.len() - sequence.fed;
+        let count = left.min(room - self.feed.tokens);
+        for position in sequence.fed..sequence.fed + count {
+            let last = position + 1 == sequence.ids.len();
+            self.feed.push(sequence.ids[position], position, sequence.first, last);
+            if last {
+                self.asking.push(slot);
+            }
+        }
+        sequence.fed += count;
+    }
+}
+
+/// Fewest tokens that are worth a copy.
+const LEAST_SHARED: usize = 16;
+
+/// The running request whose sequence begins like these ids for longest, and for how long: at most all but the last, which
+/// is fed for its logits.
+fn most_alike(running: &[Running], ids: &[u32]) -> Option<(usize, usize)> {
+    let ids = &ids[..ids.len() - 1];
+    let common = |other: &Running| other.ids.iter().zip(ids).take_while(|(a, b)| a == b).count();
+    let all = running.iter().map(|other| (common(other), std::cmp::Reverse(other.request)));
+    all.max().filter(|&(common, _)| common >= LEAST_SHARED).map(|(common, request)| (request.0, common))
 }
 
 /// Rows of the cache that a request needs: its last token is drawn but never fed.

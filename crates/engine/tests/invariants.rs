@@ -418,6 +418,50 @@ fn threads_do_not_change_generation() {
 }
 
 #[test]
+fn what_prompts_share_is_computed_once() {
+    let config = tiny_config();
+    let shared = sequence(&config, 1, 300, 0).input_ids;
+    let request = |i: u64, prompt_ids: Vec<u32>| engine::GenRequest {
+        sequence_id: i,
+        prompt_ids,
+        max_new_tokens: 10,
+        sampling: Sampling::Sample { temperature: 1.0, top_k: 0, top_p: 1.0, seed: 9 },
+        stop_ids: Vec::new(),
+        banned_from: None,
+    };
+    // Five times the same prompt, one that leaves it half way, and one of its own.
+    let mut requests: Vec<_> = (0..5).map(|i| request(i, shared.clone())).collect();
+    let mut other = shared.clone();
+    other[150] = (other[150] + 1) % config.vocab_size as u32;
+    requests.push(request(5, other));
+    requests.push(request(6, sequence(&config, 2, 60, 0).input_ids));
+    let go = |requests: &[engine::GenRequest], max_sequences| {
+        let options = GenerateOptions {
+            threads: 1,
+            max_tokens: 7 * 310,
+            max_length: 310,
+            max_sequences,
+            base: Base::Float32,
+            precision: Precision::Float32,
+            device: ComputeDevice::Cpu,
+        };
+        let mut generator = Generator::new(&config, &random_model(&config, 3), None, options).unwrap();
+        let results = generator.generate(requests, &mut |_, _| true).unwrap();
+        (results, generator.computed_tokens())
+    };
+    let (alone, every_time) = go(&requests, 1);
+    assert_eq!(every_time, 5 * 300 + 300 + 60 + 7 * 9);
+    for max_sequences in [2, 7] {
+        let (together, once) = go(&requests, max_sequences);
+        assert_eq!(alone, together);
+        if max_sequences == 7 {
+            assert_eq!(once, 300 + 4 + 150 + 60 + 7 * 9);
+        }
+    }
+    assert!(alone[0] != alone[1] && alone[0] != alone[5]);
+}
+
+#[test]
 fn cached_decoding_equals_one_forward() {
     let config = tiny_config();
     let mut generator = generator(None, Base::Float32);

@@ -312,6 +312,31 @@ impl Tensor {
         }
     }
 
+    /// Starts a copy of another view of this shape and type, in the order of the stream. Neither view has gaps, and they do
+    /// not overlap.
+    ///
+    /// # Errors
+    /// When shape or type differ, there are gaps, or the device refuses.
+    #[expect(unsafe_code, reason = "an asynchronous copy")]
+    pub fn copy_from(&self, source: &Tensor) -> Result<(), CudaError> {
+        let like = |t: &Tensor| (t.rows, t.cols, t.dtype, t.is_dense());
+        if like(self) != like(source) || !self.is_dense() {
+            let message = format!("{} x {} of {} x {}", self.rows, self.cols, source.rows, source.cols);
+            return Err(CudaError::shape("copy", message));
+        }
+        let bytes = self.rows * self.cols * self.dtype.bytes();
+        let gpu = self.memory.gpu();
+        gpu.bind()?;
+        if bytes == 0 {
+            return Ok(());
+        }
+        // SAFETY: both views were checked against their memories when they were made, and these outlive the stream's work:
+        // memory is given back in its order.
+        check("cuMemcpyDtoDAsync", unsafe {
+            sys::cuMemcpyDtoDAsync_v2(self.pointer(), source.pointer(), bytes, gpu.inner.stream)
+        })
+    }
+
     /// Waits, and returns the raw bytes of the rows one after another.
     ///
     /// # Errors

@@ -41,6 +41,8 @@ pub(crate) struct Decoder<'r> {
 pub(crate) struct Spent {
     pub(crate) seconds: f64,
     pub(crate) tokens: u64,
+    /// Tokens that went through the model, prompts included.
+    pub(crate) computed: u64,
 }
 
 impl Decoder<'_> {
@@ -124,6 +126,7 @@ impl Decoder<'_> {
         self.context.check_cancelled()?;
         ended.map_err(engine_error)?;
         spent.seconds = begun.elapsed().as_secs_f64();
+        spent.computed = generator.computed_tokens();
         Ok(spent)
     }
 

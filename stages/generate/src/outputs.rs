@@ -77,6 +77,7 @@ pub(crate) fn write_timings(
     }
     extra.insert("n_samples".to_owned(), generated.len() as f64);
     extra.insert("tokens_of_this_process".to_owned(), spent.tokens as f64);
+    extra.insert("computed_tokens_of_this_process".to_owned(), spent.computed as f64);
     extra.insert("generating_s_of_this_process".to_owned(), spent.seconds);
     let summary = GenerationSummary {
         schema_version: SAMPLES_SCHEMA_VERSION,

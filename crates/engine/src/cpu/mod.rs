@@ -13,7 +13,7 @@ pub use adapter::Dropout;
 pub use real::Real;
 
 use crate::api::Precision;
-use crate::backend::{Backend, BackendError, Caps, Inputs, Note, Slab};
+use crate::backend::{Backend, BackendError, CacheCopy, Caps, Inputs, Note, Slab};
 use crate::place::{Layout, Placement};
 use crate::plan::{Block, Class, Dims, HEAD_CHUNK, Mat, ModelParams, ParamId, ParamSpec, Place, Plan, Rows};
 use crate::verify::verify;
@@ -106,6 +106,8 @@ pub struct Cpu<R: Real> {
     v: Vec<R>,
     arena: Vec<R>,
     caches: Vec<Vec<R>>,
+    /// Columns of a cache.
+    cache_cols: usize,
 }
 
 impl<R: Real> Cpu<R> {
@@ -128,6 +130,7 @@ impl<R: Real> Cpu<R> {
             v: Vec::new(),
             arena: Vec::new(),
             caches: Vec::new(),
+            cache_cols: 0,
         }
     }
 
@@ -357,6 +360,7 @@ impl<R: Real> Backend for Cpu<R> {
                     self.caches.resize_with(layer + 1, Vec::new);
                 }
                 self.caches[layer].resize(rows * buffer.cols, R::ZERO);
+                self.cache_cols = buffer.cols;
             }
         }
         Ok(CpuProgram { plan, placement })
@@ -385,6 +389,21 @@ impl<R: Real> Backend for Cpu<R> {
 
     fn peek(&self, program: &CpuProgram, view: Mat, dims: Dims) -> Result<Vec<f32>, BackendError> {
         Ok(self.values(program, view, dims)?.into_iter().map(Real::to_f32).collect())
+    }
+
+    fn copy_cache(&mut self, copies: &[CacheCopy]) -> Result<(), BackendError> {
+        let cols = self.cache_cols;
+        for cache in &mut self.caches {
+            for &CacheCopy { from, to, rows } in copies {
+                let needed = (from.max(to) + rows) * cols;
+                if needed > cache.len() {
+                    let what = "cache of keys and values".to_owned();
+                    return Err(BackendError::Size { what, given: cache.len(), needed });
+                }
+                cache.copy_within(from * cols..(from + rows) * cols, to * cols);
+            }
+        }
+        Ok(())
     }
 
     fn choose(

@@ -11,7 +11,7 @@ mod packed;
 mod store;
 
 use crate::api::Precision;
-use crate::backend::{Backend, BackendError, Caps, Inputs, Note, Slab};
+use crate::backend::{Backend, BackendError, CacheCopy, Caps, Inputs, Note, Slab};
 use crate::cpu::check_inputs;
 use crate::place::{Layout, Placement};
 use crate::plan::{Dims, Mat, ModelParams, ParamId, Place, Plan, Rows};
@@ -466,6 +466,15 @@ impl Backend for Cuda {
 
     fn peek(&self, program: &CudaProgram, mat: Mat, dims: Dims) -> Result<Vec<f32>, BackendError> {
         Ok(self.view(program, mat, dims)?.download()?)
+    }
+
+    fn copy_cache(&mut self, copies: &[CacheCopy]) -> Result<(), BackendError> {
+        for cache in &self.caches {
+            for &CacheCopy { from, to, rows } in copies {
+                cache.row_range(to, rows)?.copy_from(&cache.row_range(from, rows)?)?;
+            }
+        }
+        Ok(())
     }
 
     fn choose(
