@@ -59,13 +59,17 @@ fn any_set_of_projections_may_be_trained() {
             let want = gradients(ComputeDevice::Cpu, Precision::Float32, SavePolicy::All);
             let theirs = gradients(ComputeDevice::Cpu, Precision::Bf16Rounded, SavePolicy::All);
             assert_eq!(want.len(), adapter.tensors.len());
+            let all = want.values().flatten().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
             for save in [SavePolicy::All, SavePolicy::NoGateUp] {
                 let exact = gradients(gpu, Precision::Float32, save);
                 let rounded = gradients(gpu, Precision::Bf16Rounded, save);
                 assert!(exact.keys().eq(want.keys()) && rounded.keys().eq(want.keys()), "{modules:?}");
                 for (name, want) in &want {
-                    let error = frobenius(&exact[name], want);
-                    assert!(error <= 1e-4, "{modules:?} {save:?} {name}: {error}");
+                    // Those of queries and keys are small differences of larger numbers.
+                    let norm = want.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+                    let error = frobenius(&exact[name], want) * norm;
+                    let place = format!("{modules:?} {save:?} {name}: {error} of {norm}, all {all}");
+                    assert!(error <= f64::max(1e-4 * norm, 1e-5 * all), "{place}");
                     // What rounding costs a gradient depends on the set (much for queries and keys): the CPU's rounding tells.
                     let [ours, theirs] = [&rounded[name], &theirs[name]].map(|got| frobenius(got, want));
                     let place = format!("{modules:?} {save:?} {name}: {ours} here, {theirs} on the CPU");
