@@ -168,9 +168,36 @@ __device__ void forward(const bf16* q, int q_pitch, const bf16* kv, int kv_pitch
     store_rows<D>(out + at.head * D, out_pitch, at.first + threadIdx.x / WARP * 16, tokens, sums, inverse[0], inverse[1]);
 }
 
+// How gradients by rotated queries and keys are turned back: the inverse of rope.cu's rotation; null positions: not at all.
+struct Turn {
+    const u32* positions;
+    const float* table;
+    int table_rows;
+};
+// Rows `row` and `row` + 8 of a tile's sums; halves of a head lie in the same thread.
+__device__ inline void turn_back(float (&sums)[8][4], const Turn& turn, int row, int tokens) {
+    if (turn.positions == nullptr) return;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+        if (row + 8 * h >= tokens) continue;
+        u32 position = min(turn.positions[row + 8 * h], (u32)turn.table_rows - 1);
+        const float* angles = turn.table + (long long)position * D + 2 * (threadIdx.x % 4);
+#pragma unroll
+        for (int n = 0; n < 4; ++n) {
+            float2 cos = *reinterpret_cast<const float2*>(angles + 8 * n), sin = *reinterpret_cast<const float2*>(angles + 8 * n + D / 2);
+#pragma unroll
+            for (int c = 0; c < 2; ++c) {
+                float low = sums[n][2 * h + c], high = sums[n + 4][2 * h + c], x = c ? cos.y : cos.x, y = c ? sin.y : sin.x;
+                sums[n][2 * h + c] = low * x + high * y;
+                sums[n + 4][2 * h + c] = high * x - low * y;
+            }
+        }
+    }
+}
+
 __device__ void grad_q(const bf16* q, int q_pitch, const bf16* kv, int kv_pitch, const uint2* spans, const float* lse,
                        const float* delta, const bf16* d_out, int d_out_pitch, bf16* d_q, int d_q_pitch, int tokens, int heads,
-                       int kv_heads, float scale) {
+                       int kv_heads, const Turn& turn, float scale) {
     extern __shared__ __align__(1024) uint4 memory[];
     u32 q_tile = shared_address(memory), d_tile = q_tile + QUERY_GROUPS * TILE, stages = d_tile + QUERY_GROUPS * TILE;
     load_queries(q_tile, q, q_pitch, tokens);
@@ -232,6 +259,7 @@ __device__ void grad_q(const bf16* q, int q_pitch, const bf16* kv, int kv_pitch,
         wgmma_commit();
         wgmma_wait<0>();
     }
+    turn_back(sums, turn, at.row, tokens);
     store_rows<D>(d_q + at.head * D, d_q_pitch, at.first + threadIdx.x / WARP * 16, tokens, sums, scale, scale);
 }
 
@@ -282,7 +310,7 @@ __device__ inline bool add_pair(float (&d_k)[8][4], float (&d_v)[8][4], float* p
 template <int BLOCKS>
 __device__ void grad_kv(const bf16* q, int q_pitch, const bf16* kv, int kv_pitch, const uint2* spans, const float* lse,
                         const float* delta, const bf16* d_out, int d_out_pitch, bf16* d_kv, int d_kv_pitch, int tokens,
-                        int heads, int kv_heads, float scale) {
+                        int heads, int kv_heads, const Turn& turn, float scale) {
     extern __shared__ __align__(1024) uint4 memory[];
     u32 key_tile = shared_address(memory), value_tile = key_tile + TILE;
     int lane = threadIdx.x % WARP, team = threadIdx.x / GROUP, member = threadIdx.x % GROUP;
@@ -405,6 +433,7 @@ __device__ void grad_kv(const bf16* q, int q_pitch, const bf16* kv, int kv_pitch
     }
     if (!writes) return;
     int row = first + member / WARP * 16;
+    turn_back(d_k, turn, row + lane / 4, tokens);
     store_rows<D>(d_kv + kv_head * D, d_kv_pitch, row, tokens, d_k, scale, scale);
     store_rows<D>(d_kv + (kv_heads + kv_head) * D, d_kv_pitch, row, tokens, d_v, 1.0f, 1.0f);
 }
@@ -416,23 +445,23 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
 }
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
     attention_wgmma_grad_q(const bf16* q, int q_pitch, const bf16* kv, int kv_pitch, const uint2* spans, const float* lse,
-                           const float* delta, const bf16* d_out, int d_out_pitch, bf16* d_q, int d_q_pitch, int tokens,
-                           int heads, int kv_heads, float scale) {
-    grad_q(q, q_pitch, kv, kv_pitch, spans, lse, delta, d_out, d_out_pitch, d_q, d_q_pitch, tokens, heads, kv_heads, scale);
+                           const float* delta, const bf16* d_out, int d_out_pitch, bf16* d_q, int d_q_pitch, int tokens, int heads, int kv_heads,
+                           const u32* positions, const float* table, int table_rows, float scale) {
+    grad_q(q, q_pitch, kv, kv_pitch, spans, lse, delta, d_out, d_out_pitch, d_q, d_q_pitch, tokens, heads, kv_heads, Turn{positions, table, table_rows}, scale);
 }
 extern "C" __global__ void __launch_bounds__(TEAMS* GROUP, 1)
     attention_wgmma_grad_kv(const bf16* q, int q_pitch, const bf16* kv, int kv_pitch, const uint2* spans, const float* lse,
                             const float* delta, const bf16* d_out, int d_out_pitch, bf16* d_kv, int d_kv_pitch, int tokens,
-                            int heads, int kv_heads, float scale) {
+                            int heads, int kv_heads, const u32* positions, const float* table, int table_rows, float scale) {
     grad_kv<1>(q, q_pitch, kv, kv_pitch, spans, lse, delta, d_out, d_out_pitch, d_kv, d_kv_pitch, tokens, heads, kv_heads,
-               scale);
+               Turn{positions, table, table_rows}, scale);
 }
 extern "C" __global__ void __cluster_dims__(1, 1, 2) __launch_bounds__(TEAMS* GROUP, 1)
     attention_wgmma_grad_kv_pair(const bf16* q, int q_pitch, const bf16* kv, int kv_pitch, const uint2* spans, const float* lse,
                                  const float* delta, const bf16* d_out, int d_out_pitch, bf16* d_kv, int d_kv_pitch, int tokens,
-                                 int heads, int kv_heads, float scale) {
+                                 int heads, int kv_heads, const u32* positions, const float* table, int table_rows, float scale) {
     grad_kv<2>(q, q_pitch, kv, kv_pitch, spans, lse, delta, d_out, d_out_pitch, d_kv, d_kv_pitch, tokens, heads, kv_heads,
-               scale);
+               Turn{positions, table, table_rows}, scale);
 }
 
 #endif

@@ -122,6 +122,7 @@ impl Case {
             delta: &self.delta,
             d_out: &self.d_out.tensor,
             heads: self.heads,
+            turn: None,
         };
         [
             attention::forward_by(self.version, &q, &kv, &self.spans, (&self.out, &self.lse), self.heads)
@@ -226,6 +227,71 @@ fn attention_on_tensor_cores_equals_plain_loops() {
             }
         }
     }
+}
+
+/// The gradients by what was rotated, turned back on the host.
+fn turned_back(values: &[f32], heads: usize, pitch: usize, positions: &[u32], table: &[f32]) -> Vec<f64> {
+    let mut values: Vec<f64> = values.iter().map(|&v| f64::from(v)).collect();
+    for (row, &position) in values.chunks_mut(pitch).zip(positions) {
+        let angles = &table[(position as usize).min(table.len() / 64 - 1) * 64..][..64];
+        for head in row.chunks_mut(64).take(heads) {
+            for i in 0..32 {
+                let (cos, sin) = (f64::from(angles[i]), f64::from(angles[32 + i]));
+                let (low, high) = (head[i], head[32 + i]);
+                (head[i], head[32 + i]) = (low * cos + high * sin, high * cos - low * sin);
+            }
+        }
+    }
+    values
+}
+
+#[test]
+fn gradients_of_attention_are_turned_back() {
+    let mut rng = Random::new("attention turned back");
+    for heads in [heads(14, 2, 64), heads(28, 28, 64), heads(6, 1, 32)] {
+        let lengths = [3, 200, 1, 37, 64, 333];
+        let case = Case::new(&mut rng, &lengths, heads, Dtype::Bf16, 8);
+        let tokens = case.spans.rows();
+        let table: Vec<f32> = (0..100).flat_map(|p| (0..64).map(move |i| angle(p, i))).collect();
+        let positions: Vec<u32> = (0..tokens).map(|_| rng.below(120) as u32).collect();
+        let given_table = given(&table, (100, 64), 0, Dtype::F32);
+        let (q, kv) = case.cut(&case.qkv.tensor);
+        let (d_q, d_kv) = case.cut(&case.d_qkv);
+        let turn = attention::Turn { positions: &integers(&positions, 1), table: &given_table.tensor };
+        let saved = Saved {
+            q: &q,
+            kv: &kv,
+            spans: &case.spans,
+            lse: &case.lse,
+            delta: &case.delta,
+            d_out: &case.d_out.tensor,
+            heads,
+            turn: Some(turn),
+        };
+        case.run();
+        if !saved.turns([&d_q, &d_kv]) {
+            assert!(attention::grad_q(&saved, &d_q).is_err(), "{heads:?}: took what it can't do");
+            continue;
+        }
+        let plain = [d_q.download().unwrap(), d_kv.download().unwrap()];
+        let works = [attention::grad_q(&saved, &d_q).unwrap(), attention::grad_kv(&saved, &d_kv).unwrap()];
+        case.d_qkv.memory().fill(0xFF).unwrap();
+        works.iter().for_each(run);
+        let first = case.d_qkv.read_rows().unwrap();
+        works.iter().for_each(run);
+        assert!(first == case.d_qkv.read_rows().unwrap(), "{heads:?}: two runs differ");
+        let expected_q = turned_back(&plain[0], heads.query, heads.query_cols(), &positions, &table);
+        let expected_kv = turned_back(&plain[1], heads.kv, heads.kv_cols(), &positions, &table);
+        close(&format!("{heads:?} d_q turned back"), &d_q, &expected_q, Kind::Product);
+        close(&format!("{heads:?} d_kv turned back"), &d_kv, &expected_kv, Kind::Product);
+        padding_untouched("turned back", &case.d_qkv);
+    }
+}
+
+/// Cosines of a position, then sines.
+fn angle(position: usize, i: usize) -> f32 {
+    let angle = position as f32 * 10_000f32.powf(-((i % 32) as f32) / 32.0);
+    if i < 32 { angle.cos() } else { angle.sin() }
 }
 
 /// Against the float32 kernels, which the test above holds to the definition.

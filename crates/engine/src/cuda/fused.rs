@@ -4,6 +4,7 @@
 //! All operands of a step count as live together (the backend claims these steps), so a fused operation may write early and
 //! read late inside of its step.
 
+use super::across::reader_of;
 use super::lower::{Lowered, Lowering, Masks, columns_of, unknown};
 use super::store::group_tail;
 use crate::backend::BackendError;
@@ -57,37 +58,17 @@ impl Fusion {
     }
 }
 
-/// The group whose outputs' gradient a buffer holds, and its rank-r products: both stay as they are from the operation that
-/// writes the gradient to the one that sums the gradients of the adapters.
-fn reader_of(plan: &Plan, d_y: Mat) -> Option<(usize, Mat)> {
-    let mut found = None;
-    let mut writes: BTreeMap<BufferId, Vec<usize>> = BTreeMap::new();
-    for (i, op) in plan.ops().enumerate() {
-        if let Op::LoraGradParams { group, u, d_y: same, .. } = *op
-            && same == d_y
-        {
-            if found.is_some() {
-                return None;
-            }
-            found = Some((i, group, u));
-        }
-        let access = op.access(&plan.groups);
-        for mat in access.writes.iter().chain(&access.updates) {
-            writes.entry(mat.buffer).or_default().push(i);
-        }
-    }
-    let (reads, group, u) = found?;
-    let [written] = writes.get(&d_y.buffer)?[..] else { return None };
-    let made = writes.get(&u.buffer)?;
-    (written < reads && made.iter().all(|&i| i < written)).then_some((group, u))
-}
-
 /// What this backend wants of a plan's buffers.
 pub(super) struct Room {
     /// Columns behind buffers, in bfloat16.
     pub extra: BTreeMap<BufferId, usize>,
     /// Buffers that nothing here touches.
     pub unused: BTreeSet<BufferId>,
+}
+
+/// Columns in float32 that a gradient by rank-r products alone takes: as many in bfloat16 behind it, or a tail's in its place.
+fn lone_columns(d_u: Mat, tail: usize) -> usize {
+    (d_u.cols + d_u.cols.div_ceil(2)).max(tail.div_ceil(2)).next_multiple_of(4)
 }
 
 /// The room that a plan's buffers take here.
@@ -108,7 +89,7 @@ pub(super) fn room(plan: &Plan) -> Room {
                     Some(Op::Gemm { a, c, form: Form::Nn, .. }) if a == d_y => {
                         want(c, group_tail(&plan.groups[group]));
                     }
-                    _ => want(d_u, d_u.cols.div_ceil(2).next_multiple_of(4)),
+                    _ => want(d_u, lone_columns(d_u, group_tail(&plan.groups[group])) - d_u.cols),
                 },
                 Op::LoraGradParams { scratch, .. } | Op::LoraGradInput { scratch, .. } => {
                     unused.extend(scratch.map(|mat| mat.buffer));
@@ -160,6 +141,8 @@ impl Lowering<'_> {
             [Op::LoraGradInput { .. }, Op::RmsNormGrad { accumulate: true, .. }, ..] => {
                 self.norm_gradient(fusion, ops)
             }
+            // The gradients of attention were turned back when they were written.
+            [Op::Rope { x, inverse: true, .. }, ..] => Ok(self.turn(x)?.map(|_| (Vec::new(), 1))),
             [Op::SwiGlu { gate_up, out }, Op::SwiGluGrad { gate_up: again, d_out, d_gate_up }, ..]
                 if gate_up == again =>
             {
@@ -285,19 +268,28 @@ impl Lowering<'_> {
         Ok(Some((work, 2)))
     }
 
-    /// The gradient by the rank-r products alone, rounded into the columns behind it.
+    /// The gradient by the rank-r products alone: a product with the tail of the weight, or rounded into the columns behind it.
     fn lone_inner(&self, fusion: &Fusion, group: usize, [d_y, d_u]: [Mat; 2]) -> Fused {
         let group = &self.plan.groups[group];
         if group.modules.iter().any(|module| !self.takes(group, module.a.cols)) {
             return Ok(None);
         }
         let (d_y, exact) = (self.tensor(d_y)?, self.tensor(d_u)?);
+        let (rows, pitch, scalars) = (exact.rows(), 2 * exact.pitch(), self.block.scalars()?);
+        let Place::Param(b) = self.plan.get(group.modules[0].b.buffer).place else { return Ok(None) };
+        if let Some(id) = self.store.tail_of(b).filter(|_| rows > 0) {
+            let weight = self.store.with_tail(id)?;
+            let tail = weight.columns(weight.cols() - group_tail(group), group_tail(group))?;
+            let wide = exact.memory().tensor(exact.offset(), (rows, tail.cols()), pitch, Dtype::Bf16)?;
+            let mut work = self.store.unpack(id, &scalars)?;
+            work.extend(self.product(cuda::Form::Nn, (&d_y, &tail, &wide), false)?);
+            fusion.moved.borrow_mut().insert(d_u.buffer, wide.columns(0, d_u.cols)?);
+            return Ok(Some((work, 1)));
+        }
         let b = self.tensors(group, |module| Some(module.b))?;
-        let scalars = self.block.scalars()?;
         let product = lora::grad_inner(&d_y, &b, &columns_of(group), &exact, &scalars)?;
         let offset = exact.offset() + exact.cols() * exact.dtype().bytes();
-        let shape = (exact.rows(), exact.cols());
-        let rounded = exact.memory().tensor(offset, shape, 2 * exact.pitch(), Dtype::Bf16)?;
+        let rounded = exact.memory().tensor(offset, (rows, exact.cols()), pitch, Dtype::Bf16)?;
         let cast = elementwise::cast(&exact, &rounded)?;
         fusion.moved.borrow_mut().insert(d_u.buffer, rounded);
         Ok(Some((vec![product, cast], 1)))

@@ -119,7 +119,7 @@ impl Lowering<'_> {
         Ok(all.row_range(first, rows)?)
     }
 
-    fn spans(&self) -> Result<Tensor, BackendError> {
+    pub(super) fn spans(&self) -> Result<Tensor, BackendError> {
         self.block.tensor(Field::Spans, self.dims.tokens, 2)
     }
 
@@ -263,11 +263,13 @@ impl Lowering<'_> {
             }
             Op::AttentionGradQ { q, kv, lse, delta, d_out, d_q, heads, .. } => {
                 let saved = [t(q)?, t(kv)?, self.spans()?, t(lse)?, t(delta)?, t(d_out)?];
-                attention::grad_q(&saved_of(&saved, heads), &t(d_q)?)?
+                let turn = self.turn(d_q)?;
+                attention::grad_q(&saved_of(&saved, turn.as_ref(), heads), &t(d_q)?)?
             }
             Op::AttentionGradKv { q, kv, lse, delta, d_out, d_kv, heads, .. } => {
                 let saved = [t(q)?, t(kv)?, self.spans()?, t(lse)?, t(delta)?, t(d_out)?];
-                attention::grad_kv(&saved_of(&saved, heads), &t(d_kv)?)?
+                let turn = self.turn(d_kv)?;
+                attention::grad_kv(&saved_of(&saved, turn.as_ref(), heads), &t(d_kv)?)?
             }
             Op::CacheWrite { kv, rows, cache } => {
                 ops::attention_paged::cache_write(&t(kv)?, &t(rows)?, &t(cache)?)?
@@ -499,8 +501,13 @@ fn of(heads: Heads) -> attention::Heads {
     attention::Heads { query: heads.query, kv: heads.kv, dim: heads.dim }
 }
 
-fn saved_of([q, kv, spans, lse, delta, d_out]: &[Tensor; 6], heads: Heads) -> attention::Saved<'_> {
-    attention::Saved { q, kv, spans, lse, delta, d_out, heads: of(heads) }
+pub(super) fn saved_of<'a>(
+    [q, kv, spans, lse, delta, d_out]: &'a [Tensor; 6],
+    turn: Option<&'a (Tensor, Tensor)>,
+    heads: Heads,
+) -> attention::Saved<'a> {
+    let turn = turn.map(|(positions, table)| attention::Turn { positions, table });
+    attention::Saved { q, kv, spans, lse, delta, d_out, heads: of(heads), turn }
 }
 
 /// A view of the arena; `None` for what lies elsewhere.

@@ -3,6 +3,7 @@
 //! A program keeps one variant for each bucket of row counts. The first run of a variant launches its work one by one, the
 //! second captures it, later ones replay the graph; all three give the same bits.
 
+mod across;
 mod choice;
 mod fused;
 mod inputs;

@@ -148,6 +148,12 @@ impl Store {
         self.sizes.tails.contains_key(&id)
     }
 
+    /// The weight that has this factor B behind it.
+    pub(super) fn tail_of(&self, b: ParamId) -> Option<ParamId> {
+        let mut tails = self.sizes.tails.iter();
+        tails.find(|(_, tail)| tail.modules.iter().any(|module| module.0 == b)).map(|(&id, _)| id)
+    }
+
     /// The gradient of a trainable parameter.
     pub(super) fn gradient(&self, id: ParamId) -> Result<Tensor, BackendError> {
         let spec = self.spec(id)?;

@@ -109,6 +109,13 @@ impl Heads {
     }
 }
 
+/// Operands of [`super::rope::apply`].
+#[derive(Debug, Clone, Copy)]
+pub struct Turn<'a> {
+    pub positions: &'a Tensor,
+    pub table: &'a Tensor,
+}
+
 /// What both halves of the backward read.
 #[derive(Debug, Clone, Copy)]
 pub struct Saved<'a> {
@@ -125,6 +132,8 @@ pub struct Saved<'a> {
     /// `T x query*dim`, of the type of `q`.
     pub d_out: &'a Tensor,
     pub heads: Heads,
+    /// The rotation that `q` and `kv` went through: with it, gradients are those by what went into it.
+    pub turn: Option<Turn<'a>>,
 }
 
 /// `out = softmax(q k^T / sqrt(dim)) v`, causal inside each sequence, and `lse`, each row's log-sum-exp (natural
@@ -251,7 +260,7 @@ pub fn grad_q_by(version: Option<Version>, saved: &Saved<'_>, d_q: &Tensor) -> R
         Version::Warp => flash_grid(rows, heads, if heads.dim > 64 { 256 } else { 128 }, shared),
         Version::WarpGroup => flash_grid(rows, heads, 256, shared),
     };
-    saved.launch("grad_q", version, d_q, grid)
+    saved.launch(&check, "grad_q", version, d_q, grid)
 }
 
 /// Gradient by keys and values, `T x 2*kv*dim`: the sum over the query heads of each group, in a fixed order.
@@ -286,10 +295,36 @@ pub fn grad_kv_by(version: Option<Version>, saved: &Saved<'_>, d_kv: &Tensor) ->
         }
         Version::WarpGroup => Grid { blocks, threads: 384, shared: tiles + 3 * 2 * (tiles + 1024) },
     };
-    saved.launch(if pair { "grad_kv_pair" } else { "grad_kv" }, version, d_kv, grid)
+    saved.launch(&check, if pair { "grad_kv_pair" } else { "grad_kv" }, version, d_kv, grid)
 }
 
 impl Saved<'_> {
+    /// Whether gradients into these tensors can be turned back: only kernels for four warps do that.
+    #[must_use]
+    pub fn turns(&self, results: [&Tensor; 2]) -> bool {
+        let version = |result| Version::best(&[self.q, self.kv, self.d_out, result], self.heads);
+        results.into_iter().all(|result| version(result) == Version::WarpGroup)
+    }
+
+    /// Positions, table and its rows.
+    fn turn_args(&self, check: &Check, version: Version, args: Args) -> Result<Args, CudaError> {
+        let Some(Turn { positions, table }) = self.turn else {
+            let none =
+                if version == Version::WarpGroup { args.optional(None).optional(None).int(0) } else { args };
+            return Ok(none);
+        };
+        check.that(version == Version::WarpGroup, || {
+            format!("{version:?} kernels don't turn gradients back")
+        })?;
+        check.column("positions", positions, self.q.rows(), Dtype::U32)?;
+        check.shape("table", table, table.rows(), self.heads.dim)?;
+        check.dtype("table", table, Dtype::F32)?;
+        check.dense("table", table)?;
+        let fits = table.rows() > 0 && table.is_aligned(8);
+        check.that(fits, || "the table is empty or not at a multiple of 8 bytes".to_owned())?;
+        Ok(args.tensor(positions).tensor(table).int(table.rows()))
+    }
+
     fn check(&self, check: &Check) -> Result<(), CudaError> {
         operands(check, self.q, self.kv, self.spans, self.heads)?;
         like(check, "d_out", self.d_out, self.q)?;
@@ -301,8 +336,15 @@ impl Saved<'_> {
         Version::choose(check, wanted, &[self.q, self.kv, self.d_out, result], self.heads)
     }
 
-    fn launch(&self, which: &str, version: Version, result: &Tensor, grid: Grid) -> Result<Work, CudaError> {
-        let Saved { q, kv, spans, lse, delta, d_out, heads } = *self;
+    fn launch(
+        &self,
+        check: &Check,
+        which: &str,
+        version: Version,
+        result: &Tensor,
+        grid: Grid,
+    ) -> Result<Work, CudaError> {
+        let Saved { q, kv, spans, lse, delta, d_out, heads, .. } = *self;
         let args = Args::new()
             .tensor(q)
             .int(q.pitch())
@@ -318,6 +360,7 @@ impl Saved<'_> {
             .int(q.rows())
             .int(heads.query)
             .int(heads.kv);
+        let args = self.turn_args(check, version, args)?;
         let (source, name, args) = match version {
             Version::Plain => {
                 (&SOURCE, format!("attention_{which}_{}", q.dtype().suffix()), args.int(heads.dim))
