@@ -13,7 +13,7 @@
 // | augmented | T x P, behind h or n      | bfloat16(u), then zeros                 |
 //
 // A block takes 16 tokens, a warp every eighth (or sixteenth) chunk of 32 features. Lane (g, t) takes features 8 t .. 8 t + 8 of
-// a chunk for tokens g and g + 8, as in lora.cu. The warps' partial sums are added in order. swiglu: four stages of copies to
+// a chunk for tokens g and g + 8, as in lora.cu. Sums over a row are those of its parts, added in order. swiglu: four stages of copies to
 // shared memory, two blocks on a multiprocessor. norm: up to 1,024 features, which stay in registers. r up to 16.
 // Tolerance: 1e-2 of the largest magnitude; masks exact.
 // r = 16, dropout, a layer of Qwen2.5-0.5B, H100 (H200), T = 8192: swiglu 98 us (76; 3,150 GB/s), norm of three modules 31 us
@@ -41,34 +41,40 @@ __device__ inline void add_chunk(float (&acc)[2][4], const uint4& upper, const u
     mma_bf16(acc[1], {upper.z, lower.z, upper.w, lower.w}, {high.z, high.w});
 }
 
-// Adds the warps' sums in order and writes them, and zeros into the columns that no module owns. `parts` is shared memory for
-// modules x warps x 16 x 24 numbers that nobody uses any more.
-template <int N, int WARPS>
-__device__ void store_u(float* parts, const float (&acc)[N][2][4], const Target& p, float scale) {
-    constexpr int PITCH = RANKS + 8, TILE = TOKENS * PITCH;
-    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, g = lane / 4, t = lane % 4, token0 = blockIdx.x * TOKENS;
+// Sums of 16 tokens lie in parts x modules of these in shared memory; their rows are read without bank conflicts.
+constexpr int SUM_PITCH = RANKS + 8, SUM_TILE = TOKENS * SUM_PITCH;
+
+template <int N>
+__device__ inline void put_sums(float* parts, int part, const float (&acc)[N][2][4]) {
+    int lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4;
 #pragma unroll
     for (int m = 0; m < N; ++m) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-            float* to = parts + (m * WARPS + warp) * TILE + (g + 8 * (i % 2)) * PITCH + i / 2 * 8 + 2 * t;
+            float* to = parts + (part * N + m) * SUM_TILE + (g + 8 * (i % 2)) * SUM_PITCH + i / 2 * 8 + 2 * t;
             *reinterpret_cast<float2*>(to) = make_float2(acc[m][i / 2][i % 2 * 2], acc[m][i / 2][i % 2 * 2 + 1]);
         }
     }
+}
+
+// Adds the parts in order and writes them, and zeros into the columns that no module owns.
+template <int N, int PARTS>
+__device__ void store_u(const float* parts, const Target& p, float scale) {
+    int token0 = blockIdx.x * TOKENS;
     __syncthreads();
-    for (int i = threadIdx.x; i < N * TOKENS * RANKS; i += WARPS * WARP) {
+    for (int i = threadIdx.x; i < N * TOKENS * RANKS; i += blockDim.x) {
         int m = i / (TOKENS * RANKS), token = i / RANKS % TOKENS, rank = i % RANKS;
         if (token0 + token >= p.tokens || rank >= p.rank) continue;
         float sum = 0.0f;
 #pragma unroll
-        for (int w = 0; w < WARPS; ++w) sum += parts[(m * WARPS + w) * TILE + token * PITCH + rank];
+        for (int part = 0; part < PARTS; ++part) sum += parts[(part * N + m) * SUM_TILE + token * SUM_PITCH + rank];
         sum *= scale;
         int col = m * p.rank + rank;
         p.u[(u64)(token0 + token) * p.u_pitch + col] = sum;
         p.augmented[(u64)(token0 + token) * p.augmented_pitch + col] = from_float<bf16>(sum);
     }
     int free = p.augmented_cols - N * p.rank;
-    for (int i = threadIdx.x; i < TOKENS * free; i += WARPS * WARP) {
+    for (int i = threadIdx.x; i < TOKENS * free; i += blockDim.x) {
         int token = token0 + i / free;
         if (token >= p.tokens) break;
         p.augmented[(u64)token * p.augmented_pitch + N * p.rank + i % free] = from_float<bf16>(0.0f);
@@ -149,37 +155,38 @@ extern "C" __global__ void __launch_bounds__(SWIGLU_WARPS* WARP, 2)
     }
     copy_async_wait<0>();
     __syncthreads();
-    store_u<1, SWIGLU_WARPS>(reinterpret_cast<float*>(shared), acc, p, kept(dropout, scalars));
+    put_sums(reinterpret_cast<float*>(shared), warp, acc);
+    store_u<1, SWIGLU_WARPS>(reinterpret_cast<float*>(shared), p, kept(dropout, scalars));
 }
 
 // --- norm --------------------------------------------------------------------------------------------------------------
 
-// Sum of squares over a token's row, for tokens g and g + 8 (i = 0, 1).
+// Sums over a row are those of 16 parts in order, each of two chunks of 32 features, whatever the number of warps.
+constexpr int NORM_PARTS = 16;
+
+// Sum of squares over a token's row, for tokens g and g + 8 (i = 0, 1). Chunks c and c + 1 (c even) are a part's.
 template <int WARPS, int CHUNKS>
 __device__ inline void row_squares(float (&total)[2], const uint4 (&x)[CHUNKS][2]) {
-    __shared__ float parts[WARPS][TOKENS];
+    __shared__ float parts[NORM_PARTS][TOKENS];
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, g = lane / 4;
-    float sum[2] = {};
 #pragma unroll
-    for (int c = 0; c < CHUNKS; ++c) {
+    for (int c = 0; c < CHUNKS; c += 2) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
+            float sum = 0.0f;
 #pragma unroll
-            for (int k = 0; k < 8; ++k) sum[i] += number(x[c][i], k) * number(x[c][i], k);
+            for (int k = 0; k < 16; ++k) sum += number(x[c + k / 8][i], k % 8) * number(x[c + k / 8][i], k % 8);
+#pragma unroll
+            for (int delta = 1; delta < 4; delta *= 2) sum += __shfl_xor_sync(0xFFFFFFFFu, sum, delta);
+            if (lane % 4 == 0) parts[warp + WARPS * (c / 2)][g + 8 * i] = sum;
         }
-    }
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-#pragma unroll
-        for (int delta = 1; delta < 4; delta *= 2) sum[i] += __shfl_xor_sync(0xFFFFFFFFu, sum[i], delta);
-        if (lane % 4 == 0) parts[warp][g + 8 * i] = sum[i];
     }
     __syncthreads();
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
         total[i] = 0.0f;
 #pragma unroll
-        for (int w = 0; w < WARPS; ++w) total[i] += parts[w][g + 8 * i];
+        for (int part = 0; part < NORM_PARTS; ++part) total[i] += parts[part][g + 8 * i];
     }
 }
 
@@ -208,26 +215,27 @@ __device__ inline Rows rows_of(const bf16* a, const Target& p, int feature) {
 template <int N, int WARPS>
 __device__ void norm_down(const bf16* x, int x_pitch, const bf16* weight, bf16* n, int n_pitch, float* rstd, float eps,
                           const Each<const bf16*>& a, const Target& p, const Dropout& dropout, const StepScalars* scalars) {
-    constexpr int CHUNKS = 32 / WARPS, STRIDE = 32 * WARPS;
+    constexpr int CHUNKS = 32 / WARPS;
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, g = lane / 4, t = lane % 4, token = blockIdx.x * TOKENS + g;
     int first = warp * 32 + 8 * t;
+    auto feature_of = [&](int c) { return first + 32 * (WARPS * (c / 2) + NORM_PARTS * (c % 2)); };
+    float* parts = reinterpret_cast<float*>(shared);
     uint4 v[CHUNKS][2];
 #pragma unroll
     for (int c = 0; c < CHUNKS; ++c) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-            int feature = first + c * STRIDE;
+            int feature = feature_of(c);
             v[c][i] = load_16(x + (u64)(token + 8 * i) * x_pitch + feature, feature < p.features && token + 8 * i < p.tokens);
         }
     }
     Rows next = rows_of(a.of[0], p, first);
     bool drop = drops(dropout, scalars);
     u32 limit = drop ? scalars->drop_threshold << 16 : 0;
-    uint2 keys[N];
+    __shared__ uint2 keys[N];
     Token counters[2] = {};
     if (drop) counters[0] = token_of(dropout, token, p.tokens), counters[1] = token_of(dropout, token + 8, p.tokens);
-#pragma unroll
-    for (int m = 0; m < N; ++m) keys[m] = drop ? dropout_key(scalars, dropout.layer, dropout.modules.of[m]) : make_uint2(0, 0);
+    if (drop && threadIdx.x < N) keys[threadIdx.x] = dropout_key(scalars, dropout.layer, dropout.modules.at(threadIdx.x));
     float squares[2], r[2];
     row_squares<WARPS>(squares, v);
 #pragma unroll
@@ -238,8 +246,16 @@ __device__ void norm_down(const bf16* x, int x_pitch, const bf16* weight, bf16* 
     float acc[N][2][4] = {};
 #pragma unroll
     for (int c = 0; c < CHUNKS; ++c) {
-        int feature = first + c * STRIDE;
-        if (feature - 8 * t >= p.features) continue;
+        int feature = feature_of(c);
+        if (c > 0 && c % 2 == 0) {
+            put_sums(parts, warp + WARPS * (c / 2 - 1), acc);
+#pragma unroll
+            for (int i = 0; i < N * 8; ++i) acc[i / 8][i / 4 % 2][i % 4] = 0.0f;
+        }
+        if (feature - 8 * t >= p.features) {
+            next = rows_of(a.of[0], p, feature_of(c + 1));
+            continue;
+        }
         uint4 w = load_16(weight + feature, feature < p.features);
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
@@ -251,17 +267,18 @@ __device__ void norm_down(const bf16* x, int x_pitch, const bf16* weight, bf16* 
 #pragma unroll
         for (int m = 0; m < N; ++m) {
             Rows now = next;
-            next = rows_of(a.of[(m + 1) % N], p, m + 1 < N ? feature : feature + STRIDE);
+            next = rows_of(a.of[(m + 1) % N], p, m + 1 < N ? feature : feature_of(c + 1));
             uint4 masked[2] = {v[c][0], v[c][1]};
             if (drop) {
                 uint4 bits[2];
-                draw(bits, counters, (u32)feature / 8, opaque(keys[m]));
+                draw(bits, counters, (u32)feature / 8, keys[m]);
                 masked[0] = masked_8(masked[0], bits[0], limit), masked[1] = masked_8(masked[1], bits[1], limit);
             }
             add_chunk(acc[m], masked[0], masked[1], now.low, now.high);
         }
     }
-    store_u<N, WARPS>(reinterpret_cast<float*>(shared), acc, p, kept(dropout, scalars));
+    put_sums(parts, warp + WARPS * (CHUNKS / 2 - 1), acc);
+    store_u<N, NORM_PARTS>(parts, p, kept(dropout, scalars));
 }
 
 // Blocks of 8 warps, two at once; of 16 where there are too few of them.

@@ -14,7 +14,7 @@
 // A warp takes 16 tokens x 32 features at a time (`lora_inner.cuh`).
 // input: a warp keeps its features for 128 tokens. norm: a block takes 16 tokens and up to 1,024 features; x and d_n wait in
 // shared memory from the start to the end, A is read one module ahead.
-// Sums in float32, in an order that depends on shapes (norm: and on the number of multiprocessors) alone. Tolerance: 1e-2 of
+// Sums in float32, in an order that depends on shapes alone. Tolerance: 1e-2 of
 // the largest magnitude; masks exact.
 // r = 16, dropout, a layer of Qwen2.5-0.5B, H100 (H200), T = 8192: norm of three modules 43 us (38), of two 37 us (33; 2,240
 // GB/s), input of o 15 us (15); T = 2048: norms 13 us (12) and 12 us (11).
@@ -87,7 +87,8 @@ DEFINE_INPUT(3)
 
 // --- inside of RMS norm's gradient -------------------------------------------------------------------------------------
 
-constexpr int NORM_TOKENS = 16, NORM_COLS = 1024;
+// Sums over a row are those of 16 parts in order, each of two chunks of 32 features, whatever the number of warps.
+constexpr int NORM_TOKENS = 16, NORM_COLS = 1024, NORM_PARTS = 16;
 
 struct Norm {
     const bf16* x;
@@ -122,11 +123,12 @@ __device__ inline Rows rows_of(const bf16* a, const Inner& p, int feature) {
     return Rows{load_16(row, inside && g < p.rank), load_16(row + 8 * (u64)p.features, inside && g + 8 < p.rank)};
 }
 
-// d += the adapters' share of one chunk; `next`: A of its first module, then that of the next chunk's.
+// d += the adapters' share of one chunk; `next`: A of its first module, then that of the next chunk's,
+// which starts at `then`.
 template <int N>
 __device__ inline void norm_share(float (&sum)[2][8], Rows& next, const Inner& p, const Each<const bf16*>& a,
-                                  const u32 (&left)[N][4], int token, int feature, int stride, bool drop, u32 limit,
-                                  const Token (&counters)[2], const uint2 (&keys)[N]) {
+                                  const u32 (&left)[N][4], int token, int feature, int then, bool drop, u32 limit,
+                                  const Token (&counters)[2], const uint2* keys) {
 #pragma unroll
     for (int m = 0; m < N; ++m) {
         u32 right[8];
@@ -135,11 +137,11 @@ __device__ inline void norm_share(float (&sum)[2][8], Rows& next, const Inner& p
             right[2 * j] = transpose_8x8(word(next.low, j));
             right[2 * j + 1] = transpose_8x8(word(next.high, j));
         }
-        next = rows_of(a.of[(m + 1) % N], p, m + 1 < N ? feature : feature + stride);
+        next = rows_of(a.of[(m + 1) % N], p, m + 1 < N ? feature : then);
         uint4 bits[2];
         float v[4][4] = {};
         inner_product(v, left[m], right, a.of[m], p, m, token, feature);
-        if (drop) draw(bits, counters, (u32)feature / 8, opaque(keys[m]));
+        if (drop) draw(bits, counters, (u32)feature / 8, keys[m]);
         add_kept(sum, v, drop, bits, limit);
     }
 }
@@ -163,38 +165,42 @@ __device__ inline void norm_finish(uint4& before, uint4& out, const uint4& d, co
     out = make_uint4(results[1][0], results[1][1], results[1][2], results[1][3]);
 }
 
-// The block's sums of x d weight of tokens g and g + 8, over the row.
-template <int WARPS>
-__device__ inline void row_sums(float (&dots)[2]) {
-    __shared__ float parts[WARPS][NORM_TOKENS];
-    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, g = lane / 4;
+// Puts a part's sums of tokens g and g + 8 where `row_sums` finds them.
+__device__ inline void put_part(float (*parts)[NORM_TOKENS], int part, float (&sums)[2]) {
+    int lane = threadIdx.x % WARP;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
 #pragma unroll
-        for (int delta = 1; delta < 4; delta *= 2) dots[i] += __shfl_xor_sync(0xFFFFFFFFu, dots[i], delta);
-        if (lane % 4 == 0) parts[warp][g + 8 * i] = dots[i];
+        for (int delta = 1; delta < 4; delta *= 2) sums[i] += __shfl_xor_sync(0xFFFFFFFFu, sums[i], delta);
+        if (lane % 4 == 0) parts[part][lane / 4 + 8 * i] = sums[i];
     }
+}
+__device__ inline void row_sums(float (&total)[2], const float (*parts)[NORM_TOKENS]) {
     __syncthreads();
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-        dots[i] = 0.0f;
+        total[i] = 0.0f;
 #pragma unroll
-        for (int w = 0; w < WARPS; ++w) dots[i] += parts[w][g + 8 * i];
+        for (int part = 0; part < NORM_PARTS; ++part) total[i] += parts[part][threadIdx.x % WARP / 4 + 8 * i];
     }
 }
 
 template <int N, int WARPS>
 __device__ void norm_mma(const Norm& n, const Inner& p, const Each<const bf16*>& a, const Dropout& dropout, const StepScalars* scalars) {
     extern __shared__ __align__(16) u8 shared[];
-    constexpr int STRIDE = 32 * WARPS, CHUNKS = Held<WARPS>::CHUNKS;
+    __shared__ float parts[NORM_PARTS][NORM_TOKENS];
+    __shared__ uint2 keys[N];
+    constexpr int CHUNKS = Held<WARPS>::CHUNKS;
     Held<WARPS> held{shared_address(shared)};
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, g = lane / 4, t = lane % 4;
     int token = blockIdx.x * NORM_TOKENS + g, first = warp * 32 + 8 * t;
+    // Chunks c and c + 1 (c even) are a part's.
+    auto feature_of = [&](int c) { return first + 32 * (WARPS * (c / 2) + NORM_PARTS * (c % 2)); };
 #pragma unroll
     for (int c = 0; c < CHUNKS; ++c) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-            int feature = first + c * STRIDE;
+            int feature = feature_of(c);
             bool valid = feature < p.features && token + 8 * i < p.tokens;
             u64 row = valid ? token + 8 * i : 0;
             copy_async_16(held.x(c, i), n.x + row * n.x_pitch + (valid ? feature : 0), valid);
@@ -204,50 +210,55 @@ __device__ void norm_mma(const Norm& n, const Inner& p, const Each<const bf16*>&
     }
     Rows next = rows_of(a.of[0], p, first);
     u32 left[N][4];
-    uint2 keys[N];
     bool drop = drops(dropout, scalars);
     u32 limit = drop ? scalars->drop_threshold << 16 : 0;
     float scale = kept(dropout, scalars);
+    if (drop && threadIdx.x < N) keys[threadIdx.x] = dropout_key(scalars, dropout.layer, dropout.modules.at(threadIdx.x));
 #pragma unroll
-    for (int m = 0; m < N; ++m) {
-        left_factor(left[m], p, token, m * p.rank + 2 * t, p.rank - 2 * t);
-        keys[m] = drop ? dropout_key(scalars, dropout.layer, dropout.modules.of[m]) : make_uint2(0, 0);
-    }
+    for (int m = 0; m < N; ++m) left_factor(left[m], p, token, m * p.rank + 2 * t, p.rank - 2 * t);
     Token counters[2] = {};
     if (drop) counters[0] = token_of(dropout, token, p.tokens), counters[1] = token_of(dropout, token + 8, p.tokens);
+    __syncthreads();
     float dots[2] = {};
-    // All lanes of a warp leave together: its first feature decides.
 #pragma unroll 1
-    for (int c = 0, feature = first; feature - 8 * t < p.features; ++c, feature += STRIDE) {
+    for (int c = 0, feature = first, then; c < CHUNKS; ++c, feature = then) {
+        then = feature + 32 * (c % 2 == 0 ? NORM_PARTS : WARPS - NORM_PARTS);
         if (c == 0) copy_async_wait<CHUNKS - 1>();
         if (c == 1) copy_async_wait<0>();
-        uint4 w = load_16(n.weight + feature, feature < p.features);
-        float sum[2][8] = {};
-        norm_share<N>(sum, next, p, a, left, token, feature, STRIDE, drop, limit, counters, keys);
+        // All lanes of a warp skip together: its first feature decides.
+        if (feature - 8 * t < p.features) {
+            uint4 w = load_16(n.weight + feature, feature < p.features);
+            float sum[2][8] = {};
+            norm_share<N>(sum, next, p, a, left, token, feature, then, drop, limit, counters, keys);
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-            uint4 x = load_shared_16(held.x(c, i)), d = plus_8(load_shared_16(held.d(c, i)), sum[i], scale);
-            store_shared_16(held.d(c, i), d);
+            for (int i = 0; i < 2; ++i) {
+                uint4 x = load_shared_16(held.x(c, i)), d = plus_8(load_shared_16(held.d(c, i)), sum[i], scale);
+                store_shared_16(held.d(c, i), d);
 #pragma unroll
-            for (int k = 0; k < 8; ++k) dots[i] += number(x, k) * (number(d, k) * number(w, k));
+                for (int k = 0; k < 8; ++k) dots[i] += number(x, k) * (number(d, k) * number(w, k));
+            }
+        } else {
+            next = rows_of(a.of[0], p, then);
         }
+        if (c % 2 == 0) continue;
+        put_part(parts, warp + WARPS * (c / 2), dots);
+        dots[0] = dots[1] = 0.0f;
     }
-    copy_async_wait<0>();
     uint4 before[CHUNKS][2];
 #pragma unroll
     for (int c = 0; c < CHUNKS; ++c) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-            int feature = first + c * STRIDE;
+            int feature = feature_of(c);
             bool valid = feature < p.features && token + 8 * i < p.tokens;
             before[c][i] = load_16(n.d_x + (u64)(token + 8 * i) * n.d_x_pitch + feature, valid);
         }
     }
     float r[2] = {n.rstd[min(token, p.tokens - 1)], n.rstd[min(token + 8, p.tokens - 1)]};
-    row_sums<WARPS>(dots);
+    row_sums(dots, parts);
 #pragma unroll
     for (int c = 0; c < CHUNKS; ++c) {
-        int feature = first + c * STRIDE;
+        int feature = feature_of(c);
         if (feature >= p.features) continue;
         uint4 w = load_16(n.weight + feature, true), out;
 #pragma unroll

@@ -13,11 +13,13 @@ use crate::cuda::{Cost, CudaError, Dtype, Tensor, Work};
 pub static FUSED_SOURCE: Source =
     Source { name: "lora_down_fused.cu", text: include_str!("../../../../lora_down_fused.cu") };
 
-/// Tokens of a block; threads and shared memory of one behind SwiGLU; shared memory of a module's sums in a warp.
+/// Tokens of a block; threads and shared memory of one behind SwiGLU; shared memory of a module's sums in a
+/// part of a row behind a norm, and how many parts there are.
 const TOKENS: usize = 16;
 const SWIGLU_THREADS: usize = 256;
 const SWIGLU_SHARED: usize = 4 * 6 * 16 * SWIGLU_THREADS;
 const SUMS: usize = 4 * TOKENS * (RANKS + 8);
+const NORM_PARTS: usize = 16;
 
 /// Adapters and where their products go, as in [`super::down`]: bfloat16, a rank of at most [`RANKS`].
 #[derive(Debug, Clone, Copy)]
@@ -148,6 +150,6 @@ pub fn down_norm(
     let args = down.args(each(args.tensor(rstd).float(eps), a));
     let (threads, suffix) = norm_threads(x.memory().gpu(), x.rows().div_ceil(TOKENS));
     let named = (format!("lora_down_norm_mma_{}{suffix}", a.len()), bytes(&[of, weight, rstd]));
-    let shared = a.len() * threads / 32 * SUMS;
+    let shared = a.len() * NORM_PARTS * SUMS;
     down.finish((args, rank), dropout, scalars, named, (threads, shared))
 }
