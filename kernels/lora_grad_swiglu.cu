@@ -14,8 +14,9 @@
 // | part_b             | slices x 2K x r'      | float32  |
 //
 // A block takes 256 features and a slice of tokens, 16 tokens at a time through three stages of shared memory: rows of 512
-// bytes, whose 16-byte chunks are exchanged by the row's number. A warp takes 32 features as in `lora_inner.cuh` and keeps its
-// sums over tokens in registers; `lora_sum` adds those of the slices in order. r and r' up to 16.
+// bytes, whose 16-byte chunks are exchanged by the row's number. A warp takes 32 features as in `lora_inner.cuh`, puts h and the
+// gradients of gate and up where their factors were, reads them from there as fragments, and keeps its sums over tokens in
+// registers; `lora_sum` adds those of the slices in order. r and r' up to 16.
 // Tolerance: 1e-2 of the largest magnitude; masks exact.
 // r = r' = 16, dropout, K = 4864, H100 (H200), T = 8192: 163 us (115; 3,500 GB/s), with sums for gate and up 163 us (138);
 // T = 2048: 44 us (33) and 49 us (42).
@@ -41,8 +42,9 @@ struct Swiglu {
     int u_pitch, u_rank;
 };
 
-// Where the warp's lane finds a chunk of a row; the same for rows that are 8 apart.
-__device__ inline int chunk_at(int row, int chunk) { return row * ROW + ((chunk ^ (row % 2 * 4)) << 4); }
+// Where a 16-byte chunk of a row lies: neither lanes that each read a chunk of their tokens nor those that name the rows of a
+// matrix meet in a bank. The same for rows that are 8 apart.
+__device__ inline int chunk_at(int row, int chunk) { return row * ROW + ((chunk ^ (row % 2 * 4) ^ (row / 2 % 4)) << 4); }
 
 // Starts the copies of 16 tokens; zeros beyond `end`.
 template <bool ABOVE>
@@ -106,40 +108,45 @@ __device__ inline void swiglu_8(uint4& gate, uint4& up, uint4 d_h, const float (
     h = make_uint4(results[2][0], results[2][1], results[2][2], results[2][3]);
 }
 
-// acc[ranks x features of product j] += factor^T v over 8 tokens; `factor`: ranks 0-7 and 8-15 of two tokens each.
-__device__ inline void add_outer(float (&acc)[4][4], const u32 (&factor)[2], const uint4& v) {
+// acc[16 ranks x 8 features] += factor^T v over the 16 tokens of a tile, four times; `factor`: ranks x tokens.
+__device__ inline void add_outer(float (&acc)[4][4], const u32 (&factor)[4], u32 tile) {
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
 #pragma unroll
-    for (int j = 0; j < 4; ++j) mma_bf16_8(acc[j], factor, transpose_8x8(word(v, j)));
-}
-
-// Two tokens' u of ranks g and g + 8 of gate or up.
-__device__ inline void u_factor(u32 (&factor)[2], u32 stage, int module, int half) {
-    int lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4;
-    u32 at = stage + U_AT + 4 * ((8 * half + 2 * t) * U_PITCH + 16 * module + g);
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-        factor[i] = pack_bf16(load_shared_float(at + 32 * i), load_shared_float(at + 32 * i + 4 * U_PITCH));
+    for (int j = 0; j < 4; j += 2) {
+        u32 v[4];
+        load_matrix_4_transposed(v, tile + chunk_at(lane % 16, 4 * warp + j + lane / 16));
+        mma_bf16(acc[j], factor, {v[0], v[1]});
+        mma_bf16(acc[j + 1], factor, {v[2], v[3]});
     }
 }
 
-// Rows of ranks, columns of features, or the other way round.
-__device__ inline void store_a(const float (&acc)[4][4], float* part, int rank, int features, int feature) {
-    int g = threadIdx.x % WARP / 4;
-    if (feature >= features) return;
+// u of gate or up, ranks x tokens.
+__device__ inline void u_factor(u32 (&factor)[4], u32 stage, int module) {
+    int lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4;
+    u32 at = stage + U_AT + 4 * (2 * t * U_PITCH + 16 * module + g);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        u32 from = at + 4 * (i / 2 * 8 * U_PITCH + i % 2 * 8);
+        factor[i] = pack_bf16(load_shared_float(from), load_shared_float(from + 4 * U_PITCH));
+    }
+}
+
+// Rows of ranks, columns of features, or the other way round; product j holds features 8 j + 2 t, + 1 from `first` on.
+__device__ inline void store_a(const float (&acc)[4][4], float* part, int rank, int features, int first) {
+    int g = threadIdx.x % WARP / 4, t = threadIdx.x % 4;
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-        int row = g + 8 * (i / 4), j = i % 4;
-        if (row >= rank) continue;
-        *reinterpret_cast<float2*>(part + (u64)row * features + feature + 2 * j) = make_float2(acc[j][i / 4 * 2], acc[j][i / 4 * 2 + 1]);
+        int row = g + 8 * (i / 4), j = i % 4, feature = first + 8 * j + 2 * t;
+        if (row >= rank || feature >= features) continue;
+        *reinterpret_cast<float2*>(part + (u64)row * features + feature) = make_float2(acc[j][i / 4 * 2], acc[j][i / 4 * 2 + 1]);
     }
 }
-__device__ inline void store_b(const float (&acc)[4][4], float* part, int rank, int features, int feature) {
-    int g = threadIdx.x % WARP / 4;
-    if (feature >= features) return;
+__device__ inline void store_b(const float (&acc)[4][4], float* part, int rank, int features, int first) {
+    int g = threadIdx.x % WARP / 4, t = threadIdx.x % 4;
 #pragma unroll
     for (int i = 0; i < 16; ++i) {
-        int row = feature + 2 * (i / 4) + i % 2, of = g + 8 * (i % 4 / 2);
-        if (of < rank) part[(u64)row * rank + of] = acc[i / 4][i % 4];
+        int row = first + 8 * (i / 4) + 2 * t + i % 2, of = g + 8 * (i % 4 / 2);
+        if (of < rank && row < features) part[(u64)row * rank + of] = acc[i / 4][i % 4];
     }
 }
 
@@ -155,11 +162,8 @@ template <bool ABOVE>
 __device__ inline void take_stage(Sums<ABOVE>& sums, u32 stage, const Swiglu& s, const Inner& p, const u32 (&right)[8], bool drop,
                                   u32 limit, float scale, uint2 key, int token, int end, int feature) {
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, g = lane / 4, t = lane % 4;
-    u32 left[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        left[i] = load_shared_4(stage + D_U_AT + (g + 8 * (i % 2)) * D_U_PITCH + 4 * (t + 4 * (i / 2)));
-    }
+    u32 left[4], d_u = stage + D_U_AT + lane % 16 * D_U_PITCH + 16 * (lane / 16);
+    load_matrix_4(left, d_u);
     float product[4][4] = {};
 #pragma unroll
     for (int j = 0; j < 4; ++j) mma_bf16(product[j], left, {right[2 * j], right[2 * j + 1]});
@@ -185,15 +189,20 @@ __device__ inline void take_stage(Sums<ABOVE>& sums, u32 stage, const Swiglu& s,
             *reinterpret_cast<uint4*>(target) = gate;
             *reinterpret_cast<uint4*>(target + p.features) = up;
         }
-        if (drop) h = masked_8(h, bits[i], limit);
-        u32 factor[2] = {transpose_8x8(left[i]), transpose_8x8(left[i + 2])};
-        add_outer(sums.a, factor, h);
-        if (ABOVE) {
-            u_factor(factor, stage, 0, i);
-            add_outer(sums.b[0], factor, gate);
-            u_factor(factor, stage, 1, i);
-            add_outer(sums.b[ABOVE ? 1 : 0], factor, up);
-        }
+        if (ABOVE) store_shared_16(at, gate), store_shared_16(at + TILE, up);
+        store_shared_16(at + 2 * TILE, drop ? masked_8(h, bits[i], limit) : h);
+    }
+    // The warp alone reads what its lanes wrote.
+    __syncwarp();
+    u32 factor[4];
+    load_matrix_4_transposed(factor, d_u);
+    // Matrices of the transpose come as tokens 0-7, 8-15 of ranks 0-7, then of ranks 8-15.
+    add_outer(sums.a, {factor[0], factor[2], factor[1], factor[3]}, stage + 2 * TILE);
+    if (ABOVE) {
+        u_factor(factor, stage, 0);
+        add_outer(sums.b[0], factor, stage);
+        u_factor(factor, stage, 1);
+        add_outer(sums.b[ABOVE ? 1 : 0], factor, stage + TILE);
     }
 }
 
@@ -203,7 +212,7 @@ __device__ void swiglu(const Swiglu& s, const Inner& p, const bf16* a, float* pa
     extern __shared__ __align__(128) u8 shared[];
     u32 stages = shared_address(shared);
     int warp = threadIdx.x / WARP, t = threadIdx.x % 4, g = threadIdx.x % WARP / 4;
-    int feature = blockIdx.x * COLS + 32 * warp + 8 * t;
+    int first = blockIdx.x * COLS + 32 * warp, feature = first + 8 * t;
     int start = blockIdx.y * slice, end = min(p.tokens, start + slice);
     auto begin = [&](int turn) {
         int token = start + turn * TOKENS;
@@ -226,11 +235,11 @@ __device__ void swiglu(const Swiglu& s, const Inner& p, const bf16* a, float* pa
         begin(turn + STAGES - 1);
         take_stage<ABOVE>(sums, stages + turn % STAGES * STAGE, s, p, right, drop, limit, scale, opaque(key), token + g, end, feature);
     }
-    store_a(sums.a, part_a + (u64)blockIdx.y * p.rank * p.features, p.rank, p.features, feature);
+    store_a(sums.a, part_a + (u64)blockIdx.y * p.rank * p.features, p.rank, p.features, first);
     if (!ABOVE) return;
     u64 rows = (u64)p.features * s.u_rank;
-    store_b(sums.b[0], part_b + 2 * blockIdx.y * rows, s.u_rank, p.features, feature);
-    store_b(sums.b[ABOVE ? 1 : 0], part_b + (2 * blockIdx.y + 1) * rows, s.u_rank, p.features, feature);
+    store_b(sums.b[0], part_b + 2 * blockIdx.y * rows, s.u_rank, p.features, first);
+    store_b(sums.b[ABOVE ? 1 : 0], part_b + (2 * blockIdx.y + 1) * rows, s.u_rank, p.features, first);
 }
 
 // Blocks (256 features, slice of tokens, a multiple of 16); with u and part_b or without.
