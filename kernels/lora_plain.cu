@@ -10,7 +10,7 @@
 // | part_b     | slices x (sum of N_m) x r   | float32                     |
 //
 // d_u: a block a token, threads (part of the columns, rank), parts added in order. d_A, d_B: blocks of 32 columns and a
-// slice of tokens, tokens in order; `lora_sum` of lora_grad.cu adds the slices. d_x: a thread an element.
+// slice of tokens, tokens in order; `lora_sum.cu` adds the slices. d_x: a thread an element.
 // Tolerance: 1e-5 (float32), 1e-2 (bfloat16) of the largest magnitude; masks exact.
 
 #include "lora.cuh"
