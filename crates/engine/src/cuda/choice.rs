@@ -1,6 +1,6 @@
 //! Tokens chosen on the device: a few words of each row come and go instead of its logits.
 
-use kernels::cuda::{CudaError, Dtype, Gpu, Memory, Pinned, Tensor, ops::sample};
+use kernels::cuda::{CudaError, Dtype, Gpu, Memory, Pinned, Tensor, Work, ops::sample};
 use kernels::sample::{Draw, WORDS};
 
 /// Room for the draws and the tokens of some rows, on both sides.
@@ -25,6 +25,14 @@ impl Choices {
         self.memory.bytes()
     }
 
+    /// The work on all rows of `logits`, and where its tokens come to lie. The first call compiles the kernel.
+    pub(super) fn work(&self, logits: &Tensor) -> Result<(Work, Tensor), CudaError> {
+        let rows = logits.rows();
+        let given = self.memory.dense(rows, WORDS, Dtype::U32)?;
+        let ids = self.memory.tensor(rows * WORDS * 4, (rows, 1), 1, Dtype::U32)?;
+        Ok((sample::choose(logits, &given, &ids)?, ids))
+    }
+
     /// The tokens of as many rows of logits as there are draws. Waits for them.
     pub(super) fn make(
         &mut self,
@@ -40,9 +48,8 @@ impl Choices {
         }
         let bytes = rows * WORDS * 4;
         self.host.copy_to(bytes, &self.memory, 0)?;
-        let given = self.memory.dense(rows, WORDS, Dtype::U32)?;
-        let ids = self.memory.tensor(bytes, (rows, 1), 1, Dtype::U32)?;
-        sample::choose(logits, &given, &ids)?.run()?;
+        let (work, ids) = self.work(logits)?;
+        work.run()?;
         self.host.copy_from(bytes, &ids, rows * 4)?;
         gpu.synchronize()?;
         let found = self.host.as_slice()[bytes..].as_chunks::<4>().0.iter().take(rows);

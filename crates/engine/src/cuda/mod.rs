@@ -431,6 +431,11 @@ impl Backend for Cuda {
         // Shapes are checked, kernels compiled and algorithms chosen now, at the capacity, and not in the middle of a run.
         let capacity = program.plan.capacity;
         self.lower(&program, bucket(capacity, capacity, self.options.few_rows), true)?;
+        if let (true, Some(&logits)) = (self.options.few_rows, program.plan.outputs.first()) {
+            let choices = Choices::new(&self.gpu, capacity.loss_rows)?;
+            choices.work(&self.view(&program, logits, capacity)?)?;
+            self.choices = Some(choices);
+        }
         Ok(program)
     }
 
