@@ -2,9 +2,11 @@
 
 use crate::common::{frobenius, options, random_adapter, random_model, sequence};
 use engine::{ComputeDevice, MicroBatch, Precision, SavePolicy, TrainOptions, Trainer};
+use model::Tensor;
 use model::adapter::Adapter;
 use model::config::Config;
-use model::names::Projection;
+use model::names::{self, Projection};
+use model::weights::Weights;
 
 /// Heads of 64 and rank 16 take the kernels for tensor cores, the odd sizes the plain ones.
 fn configs() -> [(Config, usize); 2] {
@@ -33,18 +35,36 @@ fn sets() -> Vec<Vec<Projection>> {
     alone.chain(without).chain(pairs).collect()
 }
 
+/// Queries so small that attention looks at all keys: where it sees one alone, gradients of queries and keys are what is
+/// left of numbers that cancel, and rounding decides about them.
+fn even(weights: Weights, config: &Config) -> Weights {
+    let tensors = names::expected(config).into_iter().map(|(name, shape)| {
+        let scale = if name.contains("q_proj") { 0.1 } else { 1.0 };
+        let values: Vec<f32> = weights.get(&name).unwrap().to_f32().into_iter().map(|x| x * scale).collect();
+        (name, Tensor::from_f32(shape, &values).unwrap())
+    });
+    Weights::from_tensors(tensors.collect(), config).unwrap()
+}
+
 fn adapter_on(config: &Config, rank: usize, modules: &[Projection]) -> Adapter {
     let mut adapter = random_adapter(config, rank, 2.0 * rank as f64, 5);
     let name = |name: &str, module: &Projection| name.contains(&format!(".{}.", module.name()));
     adapter.tensors.retain(|tensor, _| modules.iter().any(|module| name(tensor, module)));
     adapter.config.target_modules = modules.to_vec();
+    for (name, tensor) in &mut adapter.tensors {
+        if name.contains("q_proj.lora_B") {
+            let values: Vec<f32> = tensor.to_f32().into_iter().map(|x| 0.1 * x).collect();
+            *tensor = Tensor::from_f32(tensor.shape().to_vec(), &values).unwrap();
+        }
+    }
     adapter
 }
 
 #[test]
 fn any_set_of_projections_may_be_trained() {
     for (config, rank) in configs() {
-        let weights = random_model(&config, 3);
+        let weights = even(random_model(&config, 3), &config);
+        let mut worst = 0.0f64;
         let sequences = [(1, 40, 3), (2, 1, 0), (3, 61, 20)];
         let sequences = sequences.map(|(id, length, prompt)| sequence(&config, id, length, prompt)).to_vec();
         let batch = MicroBatch { sequences };
@@ -59,23 +79,21 @@ fn any_set_of_projections_may_be_trained() {
             let want = gradients(ComputeDevice::Cpu, Precision::Float32, SavePolicy::All);
             let theirs = gradients(ComputeDevice::Cpu, Precision::Bf16Rounded, SavePolicy::All);
             assert_eq!(want.len(), adapter.tensors.len());
-            let all = want.values().flatten().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
             for save in [SavePolicy::All, SavePolicy::NoGateUp] {
                 let exact = gradients(gpu, Precision::Float32, save);
                 let rounded = gradients(gpu, Precision::Bf16Rounded, save);
                 assert!(exact.keys().eq(want.keys()) && rounded.keys().eq(want.keys()), "{modules:?}");
                 for (name, want) in &want {
-                    // Those of queries and keys are small differences of larger numbers.
-                    let norm = want.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
-                    let error = frobenius(&exact[name], want) * norm;
-                    let place = format!("{modules:?} {save:?} {name}: {error} of {norm}, all {all}");
-                    assert!(error <= f64::max(1e-4 * norm, 1e-5 * all), "{place}");
-                    // What rounding costs a gradient depends on the set (much for queries and keys): the CPU's rounding tells.
+                    let error = frobenius(&exact[name], want);
+                    assert!(error <= 1e-4, "{modules:?} {save:?} {name}: {error}");
+                    // What rounding costs depends on the set, 1 to 8 % on the CPU; a term that is missing costs more.
                     let [ours, theirs] = [&rounded[name], &theirs[name]].map(|got| frobenius(got, want));
                     let place = format!("{modules:?} {save:?} {name}: {ours} here, {theirs} on the CPU");
-                    assert!(ours <= 0.02 || ours <= 3.0 * theirs, "{place}");
+                    assert!(ours <= 0.04 || ours <= 2.5 * theirs, "{place}");
+                    worst = worst.max(ours);
                 }
             }
         }
+        println!("rank {rank}: bfloat16 within {worst} of float32");
     }
 }
