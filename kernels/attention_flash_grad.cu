@@ -207,9 +207,11 @@ __device__ void flash_grad_kv(const bf16* q, int q_pitch, const bf16* kv, int kv
         clear(d_v[a]);
     }
 
-    for (int turn = team, stage = 0; turn < total; turn += TEAMS, stage ^= 1) {
+    // Every team goes round as often, the last time perhaps without work: races are looked for by counting a warp's barriers.
+    for (int turn = team, stage = 0; turn - team < total; turn += TEAMS, stage ^= 1) {
         copy_async_wait<0>();
         barrier(1 + team, TEAM);
+        if (turn >= total) break;
         if (turn + TEAMS < total) load(turn + TEAMS, stage ^ 1);
         u32 offset = team_offset + stage * Stage<D>::BYTES;
         u32 q_tile = key_tile + offset, d_tile = q_tile + Stage<D>::TILE;

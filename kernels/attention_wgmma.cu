@@ -347,10 +347,12 @@ __device__ void grad_kv(const bf16* q, int q_pitch, const bf16* kv, int kv_pitch
     float d_k[8][4], d_v[8][4], s[8][4], d_s[8][4];
     clear(d_k);
     clear(d_v);
-    for (int turn = turn0, stage = 0; turn < total; turn += BLOCKS * TEAMS, stage ^= 1) {
+    // As often for every team: see attention_flash_grad.cu.
+    for (int turn = turn0, stage = 0; turn - turn0 < total; turn += BLOCKS * TEAMS, stage ^= 1) {
         copy_async_wait<0>();
         fence_for_tensor_cores();
         barrier(1 + team, GROUP);
+        if (turn >= total) break;
         if (turn + BLOCKS * TEAMS < total) load(turn + BLOCKS * TEAMS, stage ^ 1);
         u32 offset = team_offset + stage * STAGE, q_tile = key_tile + offset, d_tile = q_tile + TILE;
         const float* row_lse = reinterpret_cast<const float*>(reinterpret_cast<const char*>(memory) + offset + STAGE_ROWS);
