@@ -78,6 +78,7 @@ impl AnyBackend {
                     packed: purpose.packed,
                     few_rows: purpose.few_rows,
                     graphs: true,
+                    in_order: false,
                 };
                 Ok(Self::Cuda(Box::new(Cuda::open(options).map_err(BackendError::from)?)))
             }

@@ -18,6 +18,8 @@ pub struct Layout {
     pub extra: BTreeMap<BufferId, usize>,
     /// Buffers that the backend never touches: they take no room.
     pub unused: BTreeSet<BufferId>,
+    /// Buffers that live on after their last use, up to the end of the step with this number.
+    pub stays: BTreeMap<BufferId, usize>,
 }
 
 impl Layout {
@@ -31,6 +33,7 @@ impl Layout {
             align: 64,
             extra: BTreeMap::new(),
             unused: BTreeSet::new(),
+            stays: BTreeMap::new(),
         }
     }
 
@@ -124,7 +127,20 @@ pub fn buffer_bytes(plan: &Plan, id: BufferId, dims: &Dims, layout: &Layout) -> 
 /// Places a plan at its capacity.
 #[must_use]
 pub fn place(plan: &Plan, layout: Layout, claims: &BTreeSet<Block>) -> Placement {
-    let lives = lifetimes(plan, claims);
+    let mut lives = lifetimes(plan, claims);
+    let ends: Vec<usize> = plan
+        .steps
+        .iter()
+        .scan(0, |end, step| {
+            *end += step.ops.len();
+            Some(end.saturating_sub(1))
+        })
+        .collect();
+    for (id, step) in &layout.stays {
+        if let (Some(life), Some(&end)) = (lives.get_mut(id), ends.get(*step)) {
+            life.last = life.last.max(end);
+        }
+    }
     let mut order: Vec<(BufferId, usize, Life)> = lives
         .iter()
         .map(|(&id, &life)| {

@@ -1,8 +1,9 @@
-//! One GPU: its context, one stream of work, memory.
+//! One GPU: its context, its streams of work, memory.
 
 use super::compile::{Module, Source};
 use super::error::CudaError;
 use super::memory::{Memory, Pinned};
+use super::schedule::LANES;
 use crate::probe;
 use cudarc::cublaslt::{result as lt, sys as lt_sys};
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
@@ -35,7 +36,7 @@ impl Properties {
     }
 }
 
-/// A GPU in use. Cheap to clone; all clones share one context and one stream.
+/// A GPU in use. Cheap to clone; all clones share one context and its streams.
 #[derive(Clone)]
 pub struct Gpu {
     pub(crate) inner: Arc<Inner>,
@@ -44,7 +45,9 @@ pub struct Gpu {
 pub(crate) struct Inner {
     device: sys::CUdevice,
     context: sys::CUcontext,
+    /// The main lane: what it starts goes first.
     pub(crate) stream: sys::CUstream,
+    pub(crate) beside: [sys::CUstream; LANES],
     pub(crate) handle: lt_sys::cublasLtHandle_t,
     properties: Properties,
     modules: Mutex<BTreeMap<&'static str, Arc<Module>>>,
@@ -131,10 +134,12 @@ impl Gpu {
         };
         let handle = lt::create_handle()
             .map_err(|error| CudaError::Matmul { what: "at all".to_owned(), status: format!("{error:?}") })?;
+        let (least, greatest) = priorities()?;
         let inner = Inner {
             device: raw,
             context,
-            stream: new_stream()?,
+            stream: new_stream(greatest)?,
+            beside: [new_stream(least)?, new_stream(least)?],
             handle,
             properties,
             modules: Mutex::new(BTreeMap::new()),
@@ -210,9 +215,12 @@ impl Drop for Inner {
     fn drop(&mut self) {
         let _ = bind(self.context);
         lock(&self.modules).clear();
-        // SAFETY: the last user of stream, handle and context; errors at this point have nobody to go to.
+        // SAFETY: the last user of streams, handle and context; errors at this point have nobody to go to.
         unsafe {
             let _ = sys::cuStreamDestroy_v2(self.stream);
+            for stream in self.beside {
+                let _ = sys::cuStreamDestroy_v2(stream);
+            }
             let _ = lt::destroy_handle(self.handle);
             let _ = sys::cuDevicePrimaryCtxRelease_v2(self.device);
         }
@@ -245,12 +253,23 @@ pub(crate) fn bind(context: sys::CUcontext) -> Result<(), CudaError> {
 }
 
 #[expect(unsafe_code, reason = "a stream of its own, which does not wait for the default one")]
-fn new_stream() -> Result<sys::CUstream, CudaError> {
+fn new_stream(priority: i32) -> Result<sys::CUstream, CudaError> {
     let mut stream = std::ptr::null_mut();
     let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
     // SAFETY: a context is bound; the driver writes a handle.
-    check("cuStreamCreate", unsafe { sys::cuStreamCreate(&raw mut stream, flags) })?;
+    let made = unsafe { sys::cuStreamCreateWithPriority(&raw mut stream, flags, priority) };
+    check("cuStreamCreateWithPriority", made)?;
     Ok(stream)
+}
+
+/// Least and greatest priority of a stream.
+#[expect(unsafe_code, reason = "a plain query of the driver")]
+fn priorities() -> Result<(i32, i32), CudaError> {
+    let (mut least, mut greatest) = (0, 0);
+    // SAFETY: a context is bound; the driver writes two numbers.
+    let asked = unsafe { sys::cuCtxGetStreamPriorityRange(&raw mut least, &raw mut greatest) };
+    check("cuCtxGetStreamPriorityRange", asked)?;
+    Ok((least, greatest))
 }
 
 #[expect(unsafe_code, reason = "a plain query of the driver")]

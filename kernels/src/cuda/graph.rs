@@ -2,16 +2,19 @@
 
 use super::error::CudaError;
 use super::gpu::{Gpu, check};
-use super::launch::{Work, run_all};
+use super::schedule::Schedule;
 use cudarc::driver::sys;
 use std::sync::Arc;
 
-/// A captured sequence of work. Holds the work, so what it points to stays alive.
+/// `CUDA_GRAPH_INSTANTIATE_FLAG_USE_NODE_PRIORITY`: kernels keep the priorities of the streams that they were captured on.
+const BY_PRIORITY: u64 = 8;
+
+/// Captured work. Holds the work, so what it points to stays alive.
 #[derive(Debug)]
 pub struct Graph {
     gpu: Gpu,
     exec: sys::CUgraphExec,
-    _work: Arc<Vec<Work>>,
+    _work: Arc<Schedule>,
 }
 
 #[expect(unsafe_code, reason = "driver handles may be used from any thread")]
@@ -24,13 +27,13 @@ impl Graph {
     /// # Errors
     /// When the driver refuses to capture some of it.
     #[expect(unsafe_code, reason = "captures a stream")]
-    pub fn capture(gpu: &Gpu, work: &Arc<Vec<Work>>) -> Result<Self, CudaError> {
+    pub fn capture(gpu: &Gpu, work: &Arc<Schedule>) -> Result<Self, CudaError> {
         gpu.bind()?;
         let stream = gpu.inner.stream;
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream lives as long as `gpu`; the capture is ended below whatever happens in between.
         check("cuStreamBeginCapture", unsafe { sys::cuStreamBeginCapture_v2(stream, mode) })?;
-        let recorded = run_all(gpu, work.iter());
+        let recorded = work.run();
         let mut graph = std::ptr::null_mut();
         // SAFETY: a capture is under way on this stream.
         let ended = check("cuStreamEndCapture", unsafe { sys::cuStreamEndCapture(stream, &raw mut graph) });
@@ -38,7 +41,7 @@ impl Graph {
         let mut exec = std::ptr::null_mut();
         // SAFETY: the graph was just made; it is not needed once it is instantiated.
         let made = unsafe {
-            let made = sys::cuGraphInstantiateWithFlags(&raw mut exec, graph, 0);
+            let made = sys::cuGraphInstantiateWithFlags(&raw mut exec, graph, BY_PRIORITY);
             let _ = sys::cuGraphDestroy(graph);
             made
         };
@@ -76,18 +79,30 @@ pub struct Event {
 }
 
 #[expect(unsafe_code, reason = "driver handles may be used from any thread")]
-// SAFETY: as for `Graph`.
+// SAFETY: the driver takes events from any thread.
 unsafe impl Send for Event {}
+#[expect(unsafe_code, reason = "driver handles may be used from any thread")]
+// SAFETY: as above; nothing in it changes after it was made.
+unsafe impl Sync for Event {}
 
 impl Event {
     /// # Errors
     /// When the driver refuses.
-    #[expect(unsafe_code, reason = "makes an event")]
     pub fn new(gpu: &Gpu) -> Result<Self, CudaError> {
+        Self::with_flags(gpu, 0)
+    }
+
+    /// One that only orders streams and has no time.
+    pub(crate) fn order(gpu: &Gpu) -> Result<Self, CudaError> {
+        Self::with_flags(gpu, sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32)
+    }
+
+    #[expect(unsafe_code, reason = "makes an event")]
+    fn with_flags(gpu: &Gpu, flags: u32) -> Result<Self, CudaError> {
         gpu.bind()?;
         let mut handle = std::ptr::null_mut();
         // SAFETY: the driver writes a handle.
-        check("cuEventCreate", unsafe { sys::cuEventCreate(&raw mut handle, 0) })?;
+        check("cuEventCreate", unsafe { sys::cuEventCreate(&raw mut handle, flags) })?;
         Ok(Event { gpu: gpu.clone(), handle })
     }
 
@@ -95,11 +110,23 @@ impl Event {
     ///
     /// # Errors
     /// When the device refuses.
-    #[expect(unsafe_code, reason = "records an event")]
     pub fn record(&self) -> Result<(), CudaError> {
         self.gpu.bind()?;
+        self.record_on(self.gpu.inner.stream)
+    }
+
+    /// As [`Self::record`], on one of the device's streams, whose context is bound.
+    #[expect(unsafe_code, reason = "records an event")]
+    pub(crate) fn record_on(&self, stream: sys::CUstream) -> Result<(), CudaError> {
         // SAFETY: event and stream are alive.
-        check("cuEventRecord", unsafe { sys::cuEventRecord(self.handle, self.gpu.inner.stream) })
+        check("cuEventRecord", unsafe { sys::cuEventRecord(self.handle, stream) })
+    }
+
+    /// What is started on this stream of the device from now on waits for the event.
+    #[expect(unsafe_code, reason = "orders two streams")]
+    pub(crate) fn hold(&self, stream: sys::CUstream) -> Result<(), CudaError> {
+        // SAFETY: event and stream are alive.
+        check("cuStreamWaitEvent", unsafe { sys::cuStreamWaitEvent(stream, self.handle, 0) })
     }
 
     /// Waits until the event is reached.

@@ -157,7 +157,7 @@ impl Launch {
     }
 
     #[expect(unsafe_code, reason = "starts a kernel")]
-    fn run(&self) -> Result<(), CudaError> {
+    fn run(&self, stream: sys::CUstream) -> Result<(), CudaError> {
         let mut arguments: Vec<*mut std::ffi::c_void> =
             self.slots.iter().map(|slot| std::ptr::from_ref(slot).cast_mut().cast()).collect();
         let [x, y, z] = self.blocks;
@@ -173,7 +173,7 @@ impl Launch {
                 1,
                 1,
                 self.shared,
-                self.gpu.inner.stream,
+                stream,
                 arguments.as_mut_ptr(),
                 std::ptr::null_mut(),
             )
@@ -223,10 +223,21 @@ impl Work {
     /// # Errors
     /// When the device refuses; errors of the work itself come with the next wait.
     pub fn run(&self) -> Result<(), CudaError> {
+        let gpu = match self {
+            Work::Kernel(launch) => &launch.gpu,
+            Work::Matmul(matmul) => matmul.gpu(),
+            Work::Zero(tensor) => tensor.memory().gpu(),
+            Work::Nothing => return Ok(()),
+        };
+        self.run_on(gpu.inner.stream)
+    }
+
+    /// As [`Self::run`], on one of the device's streams.
+    pub(crate) fn run_on(&self, stream: sys::CUstream) -> Result<(), CudaError> {
         match self {
-            Work::Kernel(launch) => launch.run(),
-            Work::Matmul(matmul) => matmul.run(),
-            Work::Zero(tensor) => zero(tensor),
+            Work::Kernel(launch) => launch.run(stream),
+            Work::Matmul(matmul) => matmul.run(stream),
+            Work::Zero(tensor) => zero(tensor, stream),
             Work::Nothing => Ok(()),
         }
     }
@@ -256,9 +267,8 @@ impl Work {
 }
 
 #[expect(unsafe_code, reason = "fills device memory")]
-fn zero(tensor: &Tensor) -> Result<(), CudaError> {
+fn zero(tensor: &Tensor, stream: sys::CUstream) -> Result<(), CudaError> {
     let bytes = tensor.rows() * tensor.cols() * tensor.dtype().bytes();
-    let stream = tensor.memory().gpu().inner.stream;
     if bytes == 0 {
         return Ok(());
     }

@@ -10,6 +10,7 @@ use super::launch::{Cost, Work};
 use super::memory::{Dtype, Memory, Tensor};
 use super::ops::sum_parts;
 use cudarc::cublaslt::{result as lt, sys};
+use cudarc::driver::sys as driver;
 use std::ffi::c_void;
 use std::fmt;
 
@@ -278,8 +279,12 @@ impl Matmul {
         self.cost
     }
 
+    pub(crate) fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
     #[expect(unsafe_code, reason = "starts a product")]
-    pub(crate) fn run(&self) -> Result<(), CudaError> {
+    pub(crate) fn run(&self, stream: driver::CUstream) -> Result<(), CudaError> {
         if self.c.rows() == 0 || self.c.cols() == 0 {
             return Ok(());
         }
@@ -306,7 +311,7 @@ impl Matmul {
                 &raw const self.plan.algo,
                 workspace.pointer() as *mut c_void,
                 WORKSPACE_BYTES,
-                self.gpu.inner.stream.cast(),
+                stream.cast(),
             )
         };
         status

@@ -2,7 +2,7 @@ use crate::support::{
     Kind, Matrix, Random, close, given, gpu, integers, padding_untouched, poisoned, random, run,
 };
 use kernels::cuda::ops::attention::{self, Heads, Saved, Version};
-use kernels::cuda::{Dtype, Event, Graph, Tensor, Work};
+use kernels::cuda::{Dtype, Event, Graph, Schedule, Tensor, Work};
 use std::sync::Arc;
 
 /// Spans of sequences of these lengths, one after the other.
@@ -364,8 +364,8 @@ fn attention_refuses_operands_that_do_not_fit() {
 /// Milliseconds of one of these works, each with buffers of its own: the median of replays of a graph of all.
 pub(crate) fn median_ms(works: Vec<Work>, runs: usize) -> f64 {
     let count = works.len();
-    works.iter().for_each(run);
-    let works = Arc::new(works);
+    let works = Arc::new(Schedule::in_order(gpu(), works).unwrap());
+    works.run().unwrap();
     let graph = Graph::capture(gpu(), &works).unwrap();
     let mut times: Vec<f32> = (0..runs + 1)
         .map(|_| {

@@ -7,7 +7,7 @@ use kernels::cuda::ops::layer_norm::{self, Statistics};
 use kernels::cuda::ops::optimizer::{self, Conditions, Slabs};
 use kernels::cuda::ops::rms_norm::{self, Residual};
 use kernels::cuda::ops::{StepScalars, cross_entropy, embed, rows, sample, softmax};
-use kernels::cuda::{Dtype, Event, Graph, Tensor, Work};
+use kernels::cuda::{Dtype, Event, Graph, Schedule, Tensor, Work};
 use kernels::sample::{Draw, WORDS};
 use std::sync::Arc;
 
@@ -43,8 +43,8 @@ fn time(mut make: impl FnMut() -> Vec<Work>) -> (String, f64, f64) {
     let sets = ((ROUND / bytes).ceil() as usize).clamp(2, 12);
     let mut all = first;
     (1..sets).for_each(|_| all.extend(make()));
-    let work = Arc::new(all);
-    kernels::cuda::run_all(gpu(), work.iter()).unwrap();
+    let work = Arc::new(Schedule::in_order(gpu(), all).unwrap());
+    work.run().unwrap();
     gpu().synchronize().unwrap();
     let graph = Graph::capture(gpu(), &work).unwrap();
     let (start, end) = (Event::new(gpu()).unwrap(), Event::new(gpu()).unwrap());

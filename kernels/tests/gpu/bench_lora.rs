@@ -3,7 +3,7 @@
 use crate::lora::bytes_of;
 use crate::support::{Random, gpu, integers, poisoned};
 use kernels::cuda::ops::{StepScalars, lora, nf4};
-use kernels::cuda::{Dtype, Event, Graph, Tensor, Work};
+use kernels::cuda::{Dtype, Event, Graph, Schedule, Tensor, Work};
 use std::sync::Arc;
 
 const TOKENS: usize = 8192;
@@ -18,8 +18,8 @@ const GROUPS: [(&str, usize, &[usize]); 4] = [
 
 /// Microseconds of one pass over `works`: the median of 25 replays of a graph that holds them `turns` times.
 pub(crate) fn microseconds(works: Vec<Work>, turns: usize) -> f64 {
-    let works = Arc::new(works);
-    kernels::cuda::run_all(gpu(), works.iter()).unwrap();
+    let works = Arc::new(Schedule::in_order(gpu(), works).unwrap());
+    works.run().unwrap();
     let graph = Graph::capture(gpu(), &works).unwrap();
     let (start, end) = (Event::new(gpu()).unwrap(), Event::new(gpu()).unwrap());
     let mut times: Vec<f32> = (0..30)

@@ -25,5 +25,6 @@ mod rms_norm;
 mod rope;
 mod rows;
 mod sample;
+mod schedule;
 mod softmax;
 mod support;

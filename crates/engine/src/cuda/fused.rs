@@ -31,7 +31,7 @@ pub(super) struct Fusion {
     /// How many operations touch each buffer.
     touches: BTreeMap<BufferId, usize>,
     /// Rank-r gradients that lie in bfloat16 elsewhere than the plan says.
-    moved: RefCell<BTreeMap<BufferId, Tensor>>,
+    moved: RefCell<BTreeMap<BufferId, (Tensor, Mat)>>,
     /// Gradients by outputs, for whose adapters `d_B` was summed when they were written.
     summed: RefCell<BTreeSet<BufferId>>,
 }
@@ -54,7 +54,12 @@ impl Fusion {
     }
 
     pub(super) fn moved(&self, d_u: Mat) -> Option<Tensor> {
-        self.moved.borrow().get(&d_u.buffer).cloned()
+        self.moved.borrow().get(&d_u.buffer).map(|(tensor, _)| tensor.clone())
+    }
+
+    /// The view whose buffer holds it.
+    pub(super) fn moved_into(&self, d_u: Mat) -> Option<Mat> {
+        self.moved.borrow().get(&d_u.buffer).map(|&(_, mat)| mat)
     }
 }
 
@@ -253,10 +258,10 @@ impl Lowering<'_> {
     }
 
     /// The gradient by a projection's input, and behind it that by the rank-r products: the weight's tail holds their factor.
-    fn input_gradient(&self, fusion: &Fusion, [a, b, c]: [Mat; 3], group: usize, d_u: Mat) -> Fused {
+    fn input_gradient(&self, fusion: &Fusion, [a, b, into]: [Mat; 3], group: usize, d_u: Mat) -> Fused {
         let group = &self.plan.groups[group];
         let Place::Param(id) = self.plan.get(b.buffer).place else { return Ok(None) };
-        let (a, d_x) = (self.tensor(a)?, self.tensor(c)?);
+        let (a, d_x) = (self.tensor(a)?, self.tensor(into)?);
         if !self.store.has_tail(id) || !self.takes(group, d_x.cols()) || d_x.rows() == 0 {
             return Ok(None);
         }
@@ -264,7 +269,7 @@ impl Lowering<'_> {
         let behind = wide.columns(d_x.cols(), d_u.cols)?;
         let mut work = self.store.unpack(id, &self.block.scalars()?)?;
         work.extend(self.product(cuda::Form::Nn, (&a, &self.store.with_tail(id)?, &wide), false)?);
-        fusion.moved.borrow_mut().insert(d_u.buffer, behind);
+        fusion.moved.borrow_mut().insert(d_u.buffer, (behind, into));
         Ok(Some((work, 2)))
     }
 
@@ -283,7 +288,7 @@ impl Lowering<'_> {
             let wide = exact.memory().tensor(exact.offset(), (rows, tail.cols()), pitch, Dtype::Bf16)?;
             let mut work = self.store.unpack(id, &scalars)?;
             work.extend(self.product(cuda::Form::Nn, (&d_y, &tail, &wide), false)?);
-            fusion.moved.borrow_mut().insert(d_u.buffer, wide.columns(0, d_u.cols)?);
+            fusion.moved.borrow_mut().insert(d_u.buffer, (wide.columns(0, d_u.cols)?, d_u));
             return Ok(Some((work, 1)));
         }
         let b = self.tensors(group, |module| Some(module.b))?;
@@ -291,7 +296,7 @@ impl Lowering<'_> {
         let offset = exact.offset() + exact.cols() * exact.dtype().bytes();
         let rounded = exact.memory().tensor(offset, (rows, exact.cols()), pitch, Dtype::Bf16)?;
         let cast = elementwise::cast(&exact, &rounded)?;
-        fusion.moved.borrow_mut().insert(d_u.buffer, rounded);
+        fusion.moved.borrow_mut().insert(d_u.buffer, (rounded, d_u));
         Ok(Some((vec![product, cast], 1)))
     }
 

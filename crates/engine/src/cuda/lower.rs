@@ -1,5 +1,6 @@
 //! From a plan to work: every operation of a plan under fixed row counts as launches over fixed addresses.
 
+use super::beside::Weave;
 use super::fused::Fusion;
 use super::inputs::{Block, Field, row_range};
 use super::store::{ALIGN, Store};
@@ -9,7 +10,7 @@ use crate::plan::{
     Block as PlanBlock, Dims, Form, Heads, Input, LoraGroup, Mat, Op, Place, Plan, Role, Rows, Step,
 };
 use kernels::cuda::ops::{self, attention, lora};
-use kernels::cuda::{self, CudaError, Dtype, Finish, Gpu, Matmul, Memory, Tensor, Work};
+use kernels::cuda::{self, CudaError, Dtype, Finish, Gpu, Matmul, Memory, Piece, Tensor, Work};
 use std::cell::{Cell, RefCell};
 
 /// Where everything of a program lies.
@@ -25,11 +26,15 @@ pub(super) struct Lowering<'a> {
     pub workspace: &'a Memory,
     /// Shared by operations that need room for partial sums; grows to the largest need.
     pub scratch: &'a RefCell<Memory>,
-    /// Room for sums of adapters' gradients that wait for the end of a step or two.
-    pub partials: &'a RefCell<Memory>,
+    /// Room for sums of adapters' gradients that wait for the end of a step or two, in halves that take turns: one is read
+    /// beside the main line while the other is filled.
+    pub partials: &'a RefCell<[Memory; 2]>,
+    pub half: Cell<usize>,
     /// These sums, and the bytes that they take there.
     pub waiting: RefCell<lora::Sums>,
     pub taken: Cell<usize>,
+    /// Whether work that was made since this was asked last writes such sums.
+    pub wrote_sums: Cell<bool>,
     pub segments: &'a Tensor,
     /// `1 x 1`: not 0 once a loss or a norm was not finite; no update then.
     pub flag: &'a Tensor,
@@ -39,20 +44,22 @@ pub(super) struct Lowering<'a> {
     pub few_rows: bool,
     /// Which operations run as one; `None`: none do.
     pub fusion: Option<Fusion>,
+    /// Some pieces run beside the main line.
+    pub beside: bool,
 }
 
 /// A piece of work and the number of the operation that it ends.
-pub(super) type Numbered = (usize, Work);
+pub(super) type Numbered = (usize, Piece);
 
 pub(super) type Lowered = Result<Vec<Work>, BackendError>;
 
 impl Lowering<'_> {
     /// The work of the whole plan, in order.
     pub(super) fn lower(&self) -> Result<Vec<Numbered>, BackendError> {
-        let mut all = Vec::new();
+        let mut weave = Weave::default();
         let mut number = 0;
         for step in &self.plan.steps {
-            self.lower_step(step, &mut number, &mut all)?;
+            self.lower_step(step, &mut number, &mut weave)?;
             // The next of these steps, or the one after it, adds its sums in the same launch.
             let waits = self.fusion.is_some()
                 && matches!(
@@ -62,29 +69,23 @@ impl Lowering<'_> {
                         | PlanBlock::AttentionCoreBackward
                 );
             if !waits {
-                all.extend(self.sums()?.into_iter().map(|work| (number, work)));
+                weave.add_sums(self, number)?;
             }
         }
-        all.extend(self.sums()?.into_iter().map(|work| (number, work)));
-        all.retain(|(_, work)| !matches!(work, Work::Nothing));
-        Ok(all)
+        weave.add_sums(self, number)?;
+        Ok(weave.pieces)
     }
 
-    fn lower_step(
-        &self,
-        step: &Step,
-        number: &mut usize,
-        all: &mut Vec<Numbered>,
-    ) -> Result<(), BackendError> {
+    fn lower_step(&self, step: &Step, number: &mut usize, weave: &mut Weave) -> Result<(), BackendError> {
         let mut i = 0;
         while i < step.ops.len() {
             let (work, taken) = match self.fused(&step.ops[i..])? {
                 Some(found) => found,
                 None => (self.lower_op(&step.ops[i])?, 1),
             };
-            i += taken;
             *number += taken;
-            all.extend(work.into_iter().map(|work| (*number, work)));
+            weave.add(self, &step.ops[i..i + taken], work, *number);
+            i += taken;
         }
         Ok(())
     }
@@ -134,23 +135,26 @@ impl Lowering<'_> {
 
     /// Room for sums that wait.
     pub(super) fn partials(&self, bytes: usize) -> Result<Tensor, BackendError> {
-        let (start, mut partials) = (self.taken.get(), self.partials.borrow_mut());
+        let (start, mut halves) = (self.taken.get(), self.partials.borrow_mut());
+        let partials = &mut halves[self.half.get()];
         let end = start + bytes.next_multiple_of(ALIGN);
         if partials.bytes() < end {
             // What waits in the old memory holds it.
             *partials = self.gpu.alloc(end.next_multiple_of(1 << 20), "sums of adapters' gradients")?;
         }
         self.taken.set(end);
+        self.wrote_sums.set(true);
         Ok(partials.tensor(start, (1, bytes), bytes, Dtype::U8)?)
     }
 
-    /// Adds what waits to the gradients.
-    fn sums(&self) -> Lowered {
+    /// Adds what waits to the gradients; what comes next uses the other half of the room.
+    pub(super) fn sums(&self) -> Lowered {
         self.taken.set(0);
         let mut waiting = self.waiting.borrow_mut();
         if waiting.is_empty() {
             return Ok(Vec::new());
         }
+        self.half.set(1 - self.half.get());
         Ok(waiting.take(&self.block.scalars()?)?)
     }
 

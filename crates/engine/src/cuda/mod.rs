@@ -1,9 +1,10 @@
 //! The backend on an NVIDIA GPU: plans as launches over one arena, captured in graphs.
 //!
 //! A program keeps one variant for each bucket of row counts. The first run of a variant launches its work one by one, the
-//! second captures it, later ones replay the graph; all three give the same bits.
+//! second captures it, later ones replay the graph; all three give the same bits. Some of the work runs beside the rest.
 
 mod across;
+mod beside;
 mod choice;
 mod fused;
 mod inputs;
@@ -21,7 +22,8 @@ use choice::Choices;
 use fused::{CLAIMS, Fusion, Room, room};
 use inputs::{Block, bucket, wants_runs};
 use kernels::cuda::{
-    CudaError, Dtype, Event, Gpu, Graph, Memory, Pinned, Tensor, WORKSPACE_BYTES, Work, ops, run_all,
+    CudaError, Dtype, Event, Gpu, Graph, Memory, Piece, Pinned, Schedule, Tensor, WORKSPACE_BYTES, ops,
+    run_all,
 };
 use kernels::sample::Draw;
 use lower::{Lowering, Numbered, view};
@@ -53,11 +55,13 @@ pub struct CudaOptions {
     pub few_rows: bool,
     /// Replay work from captured graphs; without, every launch is made anew.
     pub graphs: bool,
+    /// One launch after another, nothing beside them: the same bits, slower.
+    pub in_order: bool,
 }
 
 /// A program's work under one bucket of row counts.
 struct Variant {
-    work: Arc<Vec<Work>>,
+    work: Arc<Schedule>,
     graph: Option<Graph>,
     runs: u64,
     last_use: u64,
@@ -89,7 +93,7 @@ pub struct Cuda {
     caches: Vec<Tensor>,
     workspace: Memory,
     scratch: RefCell<Memory>,
-    partials: RefCell<Memory>,
+    partials: RefCell<[Memory; 2]>,
     segments: Tensor,
     flag: Tensor,
     notes: Pinned,
@@ -116,7 +120,7 @@ impl Cuda {
             caches: Vec::new(),
             workspace: gpu.alloc(WORKSPACE_BYTES, "the workspace of matrix products")?,
             scratch: RefCell::new(empty.clone()),
-            partials: RefCell::new(empty.clone()),
+            partials: RefCell::new([empty.clone(), empty.clone()]),
             segments: empty.dense(1, 0, Dtype::U32)?,
             flag: gpu.alloc(ALIGN, "a flag")?.dense(1, 1, Dtype::U32)?,
             notes: gpu.pinned(NOTES * 4)?,
@@ -174,12 +178,15 @@ impl Cuda {
             scratch: &self.scratch,
             partials: &self.partials,
             waiting: RefCell::default(),
+            half: Cell::new(0),
             taken: Cell::new(0),
+            wrote_sums: Cell::new(false),
             segments: &self.segments,
             flag: &self.flag,
             low: self.low(),
             few_rows: self.options.few_rows,
             fusion: fuse.then(|| Fusion::new(&program.plan)),
+            beside: fuse && !self.options.in_order,
         };
         lowering.lower()
     }
@@ -211,8 +218,9 @@ impl Cuda {
                 let oldest = variants.iter().min_by_key(|(_, v)| v.last_use).map(|(&key, _)| key);
                 oldest.map(|key| variants.remove(&key));
             }
-            let work = self.lower(program, dims, true)?.into_iter().map(|(_, work)| work).collect();
-            variants.insert(key, Variant { work: Arc::new(work), graph: None, runs: 0, last_use: now });
+            let pieces = self.lower(program, dims, true)?.into_iter().map(|(_, piece)| piece).collect();
+            let work = Arc::new(Schedule::new(&self.gpu, pieces)?);
+            variants.insert(key, Variant { work, graph: None, runs: 0, last_use: now });
         }
         let Some(variant) = variants.get_mut(&key) else { return Ok(()) };
         variant.last_use = now;
@@ -222,7 +230,7 @@ impl Cuda {
         }
         match &variant.graph {
             Some(graph) => graph.launch()?,
-            None => run_all(&self.gpu, variant.work.iter())?,
+            None => variant.work.run()?,
         }
         Ok(())
     }
@@ -285,11 +293,11 @@ impl Cuda {
     pub fn profile(&mut self, program: &CudaProgram, inputs: &Inputs) -> Result<Vec<WorkTime>, BackendError> {
         let dims = self.dims(program, inputs);
         self.prepare(program, inputs, dims)?;
-        let work = self.lower(program, dims, true)?;
-        run_all(&self.gpu, work.iter().map(|(_, work)| work))?;
+        let pieces = self.lower(program, dims, true)?;
+        run_all(&self.gpu, pieces.iter().map(|(_, piece)| &piece.work))?;
         let (start, end) = (Event::new(&self.gpu)?, Event::new(&self.gpu)?);
         let mut times: BTreeMap<String, WorkTime> = BTreeMap::new();
-        for (_, work) in &work {
+        for (_, Piece { work, .. }) in &pieces {
             start.record()?;
             for _ in 0..PROFILE_REPEATS {
                 work.run()?;
@@ -322,7 +330,7 @@ pub(crate) fn layout(precision: Precision, plan: &Plan) -> Layout {
     let width = if low { 2 } else { 4 };
     let Room { extra, unused } = room(plan);
     let extra = if low { extra } else { BTreeMap::new() };
-    Layout { act: width, grad: width, stat: 4, align: ALIGN, extra, unused }
+    Layout { act: width, grad: width, stat: 4, align: ALIGN, extra, unused, stays: beside::stays(plan) }
 }
 
 /// Bytes that a backend would hold beside the arena for these parameters and plans of this capacity; not counted is the room
@@ -359,7 +367,7 @@ impl Backend for Cuda {
             caches,
             self.workspace.bytes(),
             self.scratch.borrow().bytes(),
-            self.partials.borrow().bytes(),
+            self.partials.borrow().iter().map(Memory::bytes).sum(),
             self.choices.as_ref().map_or(0, Choices::bytes),
         ];
         parts.iter().sum::<usize>() as u64
@@ -511,9 +519,10 @@ impl Backend for Cuda {
     ) -> Result<(), BackendError> {
         let dims = self.dims(program, &inputs);
         self.prepare(program, &inputs, dims)?;
-        let work = self.lower(program, dims, false)?;
+        let pieces = self.lower(program, dims, false)?;
         // A piece of work carries the number of operations that are done with it.
-        let chosen = work.iter().filter(|(done, _)| ops.contains(&(done - 1))).map(|(_, work)| work);
+        let chosen =
+            pieces.iter().filter(|(done, _)| ops.contains(&(done - 1))).map(|(_, piece)| &piece.work);
         run_all(&self.gpu, chosen)?;
         Ok(())
     }

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(clippy::print_stdout, reason = "errors are for people")]
 
+mod beside;
 #[path = "../common/mod.rs"]
 mod common;
 mod decode;

@@ -15,16 +15,16 @@ use std::collections::{BTreeMap, BTreeSet};
 const CHUNK: usize = 32;
 
 /// A model and how it is trained.
-struct Case {
-    name: &'static str,
-    config: Config,
-    rank: Option<usize>,
-    dropout: bool,
-    save: SavePolicy,
-    lengths: &'static [usize],
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    pub(crate) config: Config,
+    pub(crate) rank: Option<usize>,
+    pub(crate) dropout: bool,
+    pub(crate) save: SavePolicy,
+    pub(crate) lengths: &'static [usize],
 }
 
-fn config(hidden: usize, heads: (usize, usize), ffn: usize, vocab: usize, tied: bool) -> Config {
+pub(crate) fn config(hidden: usize, heads: (usize, usize), ffn: usize, vocab: usize, tied: bool) -> Config {
     Config {
         hidden_size: hidden,
         intermediate_size: ffn,
@@ -64,7 +64,7 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-fn shape(config: &Config) -> Shape {
+pub(crate) fn shape(config: &Config) -> Shape {
     Shape {
         hidden: config.hidden_size,
         layers: config.num_hidden_layers,
@@ -79,7 +79,7 @@ fn shape(config: &Config) -> Shape {
     }
 }
 
-fn inputs(case: &Case) -> Inputs {
+pub(crate) fn inputs(case: &Case) -> Inputs {
     let mut index: BTreeMap<Input, Vec<u32>> = BTreeMap::new();
     let (mut starts, mut tokens) = (vec![0u32], 0u32);
     for (n, &length) in case.lengths.iter().enumerate() {
@@ -112,7 +112,7 @@ fn inputs(case: &Case) -> Inputs {
     Inputs { dims, index, scalars }
 }
 
-fn store(backend: &mut impl Backend, params: &ModelParams, case: &Case) {
+pub(crate) fn store(backend: &mut impl Backend, params: &ModelParams, case: &Case) {
     backend.allocate(params).unwrap();
     let weights = random_model(&case.config, 3);
     let adapter = case.rank.map(|rank| random_adapter(&case.config, rank, 2.0 * rank as f64, 4));
@@ -124,6 +124,10 @@ fn store(backend: &mut impl Backend, params: &ModelParams, case: &Case) {
         };
         backend.store_param(id, &values).unwrap();
     }
+}
+
+pub(crate) fn on_gpu(precision: Precision) -> CudaOptions {
+    CudaOptions { ordinal: 0, precision, packed: None, few_rows: false, graphs: false, in_order: false }
 }
 
 /// Views in the arena that hold something for an operation, and have rows.
@@ -159,9 +163,7 @@ fn compare(case: &Case, precision: Precision, bound: f64) {
     let params = ModelParams::new(shape(&case.config), lora, full, !full, 128);
     let round = precision == Precision::Bf16Rounded;
     let mut cpu = Cpu::<f32>::new(&CpuOptions { threads: 1, round, transposed: false, native: false });
-    let mut gpu =
-        Cuda::open(CudaOptions { ordinal: 0, precision, packed: None, few_rows: false, graphs: false })
-            .unwrap();
+    let mut gpu = Cuda::open(on_gpu(precision)).unwrap();
     store(&mut cpu, &params, case);
     store(&mut gpu, &params, case);
     let plan = train_plan_in_chunks(&params, 128, Some(&[case.save; 2]), case.dropout, CHUNK).plan;
