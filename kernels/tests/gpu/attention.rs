@@ -1,7 +1,7 @@
 use crate::support::{
     Kind, Matrix, Random, close, given, gpu, integers, padding_untouched, poisoned, random, run,
 };
-use kernels::cuda::ops::attention::{self, Heads, Saved, Version};
+use kernels::cuda::ops::attention::{self, Heads, Order, Saved, Tiles, Version};
 use kernels::cuda::{Dtype, Event, Graph, Schedule, Tensor, Work};
 use std::sync::Arc;
 
@@ -112,7 +112,7 @@ impl Case {
     }
 
     /// Forward, delta, gradient by queries, gradient by keys and values.
-    fn works(&self) -> [Work; 4] {
+    fn works(&self, order: Option<Order<'_>>) -> [Work; 4] {
         let (q, kv) = self.cut(&self.qkv.tensor);
         let (d_q, d_kv) = self.cut(&self.d_qkv);
         let saved = Saved {
@@ -123,28 +123,32 @@ impl Case {
             delta: &self.delta,
             d_out: &self.d_out.tensor,
             heads: self.heads,
+            order,
             turn: None,
         };
+        let (seen, results) = ((&self.spans, order.as_ref()), (&self.out, &self.lse));
         [
-            attention::forward_by(self.version, &q, &kv, &self.spans, (&self.out, &self.lse), self.heads)
-                .unwrap(),
+            attention::forward_by(self.version, &q, &kv, seen, results, self.heads).unwrap(),
             attention::delta(&self.out, &self.d_out.tensor, &self.delta, self.heads).unwrap(),
             attention::grad_q_by(self.version, &saved, &d_q).unwrap(),
             attention::grad_kv_by(self.version, &saved, &d_kv).unwrap(),
         ]
     }
 
-    fn run(&self) -> Vec<Vec<u8>> {
-        self.works().iter().for_each(run);
+    fn run(&self, order: Option<Order<'_>>) -> Vec<Vec<u8>> {
+        self.works(order).iter().for_each(run);
         [&self.out, &self.lse, &self.delta, &self.d_qkv].map(|t| t.read_rows().unwrap()).to_vec()
     }
 
     fn equals_plain_loops(&self, what: &str, lengths: &[usize]) {
-        let first = self.run();
+        let first = self.run(None);
         for tensor in [&self.out, &self.lse, &self.delta, &self.d_qkv] {
             tensor.memory().fill(0xFF).unwrap();
         }
-        assert!(first == self.run(), "{what}: two runs differ");
+        let tiles = Tiles::longest_first(&spans(lengths));
+        let (queries, keys) = (integers(&tiles.queries, 1), integers(&tiles.keys, 1));
+        let order = Order { queries: &queries, keys: &keys };
+        assert!(first == self.run(Some(order)), "{what}: runs in two orders differ");
         let out: Vec<f64> = self.out.download().unwrap().into_iter().map(f64::from).collect();
         let reference = |kept| reference(&self.qkv.host, &self.d_out.host, &spans(lengths), self.heads, kept);
         let (expected, gradients) = (reference(None), reference(Some(&out)));
@@ -200,7 +204,7 @@ fn attention_plain_equals_plain_loops() {
         for lengths in [vec![3, 70, 1, 41], lengths(&mut rng, 150, 60)] {
             let what = format!("attention {heads:?} {dtype:?} pad {pad} {lengths:?}");
             let case = Case::new(&mut rng, &lengths, heads, dtype, pad);
-            assert!(case.works().iter().all(|work| !work.name().contains("flash")), "{what}");
+            assert!(case.works(None).iter().all(|work| !work.name().contains("flash")), "{what}");
             case.equals_plain_loops(&what, &lengths);
         }
     }
@@ -268,9 +272,10 @@ fn gradients_of_attention_are_turned_back() {
             delta: &case.delta,
             d_out: &case.d_out.tensor,
             heads,
+            order: None,
             turn: Some(turn),
         };
-        case.run();
+        case.run(None);
         if !saved.turns([&d_q, &d_kv]) {
             assert!(attention::grad_q(&saved, &d_q).is_err(), "{heads:?}: took what it can't do");
             continue;
@@ -308,10 +313,10 @@ fn attention_on_tensor_cores_holds_for_many_tokens() {
         let columns = heads.query_cols() + heads.kv_cols();
         plain.qkv = given(&as_f32(&case.qkv), (tokens, columns), 0, Dtype::F32);
         plain.d_out = given(&as_f32(&case.d_out), (tokens, heads.query_cols()), 0, Dtype::F32);
-        plain.run();
+        plain.run(None);
         for version in versions(&case) {
             case.version = Some(version);
-            case.run();
+            case.run(None);
             let pairs = [
                 ("out", &case.out, &plain.out),
                 ("lse", &case.lse, &plain.lse),
@@ -338,7 +343,7 @@ fn attention_of_extreme_scores_is_finite() {
         let all = if tensor_cores { versions(&case) } else { vec![Version::Plain] };
         for version in all {
             case.version = Some(version);
-            case.run();
+            case.run(None);
             for tensor in [&case.out, &case.lse, &case.d_qkv] {
                 assert!(tensor.download().unwrap().iter().all(|v| v.is_finite()), "{version:?} {dtype:?}");
             }
@@ -351,12 +356,13 @@ fn attention_refuses_operands_that_do_not_fit() {
     let mut rng = Random::new("attention refuses");
     let case = Case::new(&mut rng, &[4], heads(4, 2, 8), Dtype::F32, 0);
     let (q, kv) = case.cut(&case.qkv.tensor);
-    let with = |heads| attention::forward(&q, &kv, &case.spans, &case.out, &case.lse, heads).unwrap_err();
+    let with =
+        |heads| attention::forward(&q, &kv, (&case.spans, None), &case.out, &case.lse, heads).unwrap_err();
     assert!(with(heads(4, 3, 8)).to_string().contains("divide evenly"));
     assert!(with(heads(4, 2, 512)).to_string().contains("1 to 256"));
     assert!(with(heads(4, 1, 8)).to_string().contains("kv is 4 x 32, not 4 x 16"));
     let short = integers(&[0, 3, 0, 3, 0, 3], 2);
-    let error = attention::forward(&q, &kv, &short, &case.out, &case.lse, case.heads).unwrap_err();
+    let error = attention::forward(&q, &kv, (&short, None), &case.out, &case.lse, case.heads).unwrap_err();
     assert!(error.to_string().contains("spans is 3 x 2, not 4 x 2"), "{error}");
     gpu().synchronize().unwrap();
 }
@@ -388,6 +394,7 @@ fn bench_attention() {
     println!("{}", gpu().properties().name);
     let heads64 = heads(14, 2, 64);
     let cases = [
+        (heads64, 4, 512, Version::WarpGroup),
         (heads64, 16, 512, Version::WarpGroup),
         (heads64, 8, 2048, Version::WarpGroup),
         (heads64, 16, 512, Version::Warp),
@@ -405,12 +412,16 @@ fn bench_attention() {
             continue;
         }
         cases.iter_mut().for_each(|case| case.version = Some(version));
-        cases.iter().flat_map(Case::works).for_each(|work| run(&work));
+        let tiles = Tiles::longest_first(&spans(&lengths));
+        let (queries, keys) = (integers(&tiles.queries, 1), integers(&tiles.keys, 1));
+        let order = Some(Order { queries: &queries, keys: &keys });
+        cases.iter().flat_map(|case| case.works(order)).for_each(|work| run(&work));
         let pairs = (count * length * (length + 1) / 2) as f64;
         let product = 2.0 * pairs * (heads.query * heads.dim) as f64;
         let mut backward = 0.0;
         for (i, products) in [(0, 2.0), (1, 0.0), (2, 3.0), (3, 4.0)] {
-            let works: Vec<Work> = cases.iter().flat_map(|case| case.works().into_iter().nth(i)).collect();
+            let works: Vec<Work> =
+                cases.iter().flat_map(|case| case.works(order).into_iter().nth(i)).collect();
             let name = works[0].name().to_owned();
             let ms = median_ms(works, 25);
             backward += if i == 0 { 0.0 } else { ms };

@@ -64,7 +64,7 @@ impl Lowering<'_> {
         let t = |mat| self.tensor(mat);
         let saved = [t(q)?, t(kv)?, self.spans()?, t(lse)?, t(delta)?, t(d_out)?];
         let fits = covers && dim == heads.dim && table.is_aligned(8);
-        let turns = fits && saved_of(&saved, None, heads).turns([&d_q, &d_kv]);
+        let turns = fits && saved_of(&saved, None, None, heads).turns([&d_q, &d_kv]);
         Ok(turns.then_some((positions, table)))
     }
 }

@@ -8,6 +8,7 @@ use crate::api::AdamW;
 use crate::backend::{BackendError, Inputs, Scalars};
 use crate::plan::{Dims, Input, Plan, Rows};
 use kernels::cuda::ops::StepScalars;
+use kernels::cuda::ops::attention::Tiles;
 use kernels::cuda::ops::embed::runs as runs_of;
 use kernels::cuda::{CudaError, Dtype, Event, Gpu, Memory, Pinned, Tensor};
 use std::collections::BTreeMap;
@@ -26,6 +27,9 @@ pub(super) enum Field {
     Given(Input),
     /// `Tokens x 2`: first token of the token's sequence, one past its last.
     Spans,
+    /// The order in which attention takes its tiles of queries, and of keys.
+    QueryTiles,
+    KeyTiles,
     /// `Tokens x 1`: the loss row that a token has, or [`NONE`].
     LossRow,
     /// `Tokens x 1`: tokens in the order of their ids.
@@ -122,6 +126,7 @@ pub(super) fn block_bytes(capacity: Dims) -> usize {
 /// Fields and the 32-bit words that they take.
 fn fields(capacity: Dims) -> Vec<(Field, usize)> {
     let (tokens, loss) = (capacity.tokens, capacity.loss_rows);
+    let [query_tiles, key_tiles] = Tiles::counts(tokens);
     vec![
         (Field::Scalars, StepScalars::BYTES / 4),
         (Field::Given(Input::TokenIds), tokens),
@@ -132,6 +137,8 @@ fn fields(capacity: Dims) -> Vec<(Field, usize)> {
         (Field::Given(Input::CacheRow), tokens),
         (Field::Given(Input::CacheSpan), 2 * tokens),
         (Field::Spans, 2 * tokens),
+        (Field::QueryTiles, query_tiles),
+        (Field::KeyTiles, key_tiles),
         (Field::LossRow, tokens),
         (Field::Order, tokens),
         (Field::Runs, tokens + 1),
@@ -211,7 +218,11 @@ fn padded(inputs: &Inputs, bucket: Dims, runs: bool) -> Vec<(Field, Vec<u32>)> {
         all.push((Field::Given(input), values));
     }
     if let Some(starts) = inputs.index.get(&Input::Starts) {
-        all.push((Field::Spans, spans(starts, tokens, bucket.tokens)));
+        let spans = spans(starts, tokens, bucket.tokens);
+        let Tiles { queries, keys } = Tiles::longest_first(&spans);
+        all.push((Field::QueryTiles, queries));
+        all.push((Field::KeyTiles, keys));
+        all.push((Field::Spans, spans));
     }
     if let Some(index) = inputs.index.get(&Input::LossIndex) {
         let mut rows = vec![NONE; bucket.tokens];

@@ -124,6 +124,13 @@ impl Lowering<'_> {
         self.block.tensor(Field::Spans, self.dims.tokens, 2)
     }
 
+    /// The order of attention's tiles of queries, and of keys.
+    pub(super) fn tiles(&self) -> Result<[Tensor; 2], BackendError> {
+        let [queries, keys] = attention::Tiles::counts(self.dims.tokens);
+        let column = |field, rows| self.block.tensor(field, rows, 1);
+        Ok([column(Field::QueryTiles, queries)?, column(Field::KeyTiles, keys)?])
+    }
+
     /// Room for partial sums.
     pub(super) fn scratch(&self, bytes: usize) -> Result<Tensor, BackendError> {
         let mut scratch = self.scratch.borrow_mut();
@@ -260,7 +267,10 @@ impl Lowering<'_> {
         let t = |mat| self.tensor(mat);
         let work = match *op {
             Op::AttentionPacked { q, kv, out, lse, heads, .. } => {
-                attention::forward(&t(q)?, &t(kv)?, &self.spans()?, &t(out)?, &t(lse)?, of(heads))?
+                let [queries, keys] = self.tiles()?;
+                let order = attention::Order { queries: &queries, keys: &keys };
+                let seen = (&self.spans()?, Some(&order));
+                attention::forward(&t(q)?, &t(kv)?, seen, &t(out)?, &t(lse)?, of(heads))?
             }
             Op::AttentionDelta { out, d_out, delta, heads } => {
                 attention::delta(&t(out)?, &t(d_out)?, &t(delta)?, of(heads))?
@@ -268,12 +278,12 @@ impl Lowering<'_> {
             Op::AttentionGradQ { q, kv, lse, delta, d_out, d_q, heads, .. } => {
                 let saved = [t(q)?, t(kv)?, self.spans()?, t(lse)?, t(delta)?, t(d_out)?];
                 let turn = self.turn(d_q)?;
-                attention::grad_q(&saved_of(&saved, turn.as_ref(), heads), &t(d_q)?)?
+                attention::grad_q(&saved_of(&saved, Some(&self.tiles()?), turn.as_ref(), heads), &t(d_q)?)?
             }
             Op::AttentionGradKv { q, kv, lse, delta, d_out, d_kv, heads, .. } => {
                 let saved = [t(q)?, t(kv)?, self.spans()?, t(lse)?, t(delta)?, t(d_out)?];
                 let turn = self.turn(d_kv)?;
-                attention::grad_kv(&saved_of(&saved, turn.as_ref(), heads), &t(d_kv)?)?
+                attention::grad_kv(&saved_of(&saved, Some(&self.tiles()?), turn.as_ref(), heads), &t(d_kv)?)?
             }
             Op::CacheWrite { kv, rows, cache } => {
                 ops::attention_paged::cache_write(&t(kv)?, &t(rows)?, &t(cache)?)?
@@ -507,11 +517,13 @@ fn of(heads: Heads) -> attention::Heads {
 
 pub(super) fn saved_of<'a>(
     [q, kv, spans, lse, delta, d_out]: &'a [Tensor; 6],
+    tiles: Option<&'a [Tensor; 2]>,
     turn: Option<&'a (Tensor, Tensor)>,
     heads: Heads,
 ) -> attention::Saved<'a> {
     let turn = turn.map(|(positions, table)| attention::Turn { positions, table });
-    attention::Saved { q, kv, spans, lse, delta, d_out, heads: of(heads), turn }
+    let order = tiles.map(|[queries, keys]| attention::Order { queries, keys });
+    attention::Saved { q, kv, spans, lse, delta, d_out, heads: of(heads), order, turn }
 }
 
 /// A view of the arena; `None` for what lies elsewhere.

@@ -116,6 +116,60 @@ pub struct Turn<'a> {
     pub table: &'a Tensor,
 }
 
+/// The order in which tiles are taken, longest first: no result depends on it, but a device is used better. Kernels for four
+/// warps heed it.
+#[derive(Debug, Clone, Copy)]
+pub struct Order<'a> {
+    /// [`Tiles::queries`] on the device, a column of u32.
+    pub queries: &'a Tensor,
+    /// [`Tiles::keys`], likewise.
+    pub keys: &'a Tensor,
+}
+
+/// Numbers of tiles, those with most to do first, the earlier of equal ones first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tiles {
+    /// Of 128 queries.
+    pub queries: Vec<u32>,
+    /// Of 64 keys.
+    pub keys: Vec<u32>,
+}
+
+impl Tiles {
+    /// Of tokens with these spans: first token of the sequence and one past its last, for each.
+    #[must_use]
+    pub fn longest_first(spans: &[u32]) -> Self {
+        let spans = spans.as_chunks::<2>().0;
+        let sorted = |rows: usize, length: &dyn Fn(usize, usize) -> usize| {
+            let tile = |i: usize| length(i * rows, spans.len().min((i + 1) * rows) - 1);
+            let mut order: Vec<u32> = (0..spans.len().div_ceil(rows) as u32).collect();
+            order.sort_by_key(|&i| std::cmp::Reverse(tile(i as usize)));
+            order
+        };
+        // Keys that the rows see, queries that see the keys: in tiles.
+        let keys = |first: usize, last: usize| (last - first.min(spans[first][0] as usize)) / FLASH_KEYS;
+        let queries = |first: usize, last: usize| {
+            ((last + 1).max(spans[last][1] as usize) - first).div_ceil(FLASH_KEYS)
+        };
+        Tiles { queries: sorted(FLASH_ROWS, &keys), keys: sorted(FLASH_KEYS, &queries) }
+    }
+
+    /// How many tiles of queries and of keys so many tokens have.
+    #[must_use]
+    pub fn counts(tokens: usize) -> [usize; 2] {
+        [tokens.div_ceil(FLASH_ROWS), tokens.div_ceil(FLASH_KEYS)]
+    }
+}
+
+impl Order<'_> {
+    fn check(order: Option<&Self>, check: &Check, tokens: usize) -> Result<(), CudaError> {
+        let Some(Order { queries, keys }) = order else { return Ok(()) };
+        let [query_tiles, key_tiles] = Tiles::counts(tokens);
+        check.column("order of queries", queries, query_tiles, Dtype::U32)?;
+        check.column("order of keys", keys, key_tiles, Dtype::U32)
+    }
+}
+
 /// What both halves of the backward read.
 #[derive(Debug, Clone, Copy)]
 pub struct Saved<'a> {
@@ -132,6 +186,7 @@ pub struct Saved<'a> {
     /// `T x query*dim`, of the type of `q`.
     pub d_out: &'a Tensor,
     pub heads: Heads,
+    pub order: Option<Order<'a>>,
     /// The rotation that `q` and `kv` went through: with it, gradients are those by what went into it.
     pub turn: Option<Turn<'a>>,
 }
@@ -145,12 +200,12 @@ pub struct Saved<'a> {
 pub fn forward(
     q: &Tensor,
     kv: &Tensor,
-    spans: &Tensor,
+    (spans, order): (&Tensor, Option<&Order<'_>>),
     out: &Tensor,
     lse: &Tensor,
     heads: Heads,
 ) -> Result<Work, CudaError> {
-    forward_by(None, q, kv, spans, (out, lse), heads)
+    forward_by(None, q, kv, (spans, order), (out, lse), heads)
 }
 
 /// [`forward`] by a version of the caller's choice.
@@ -161,7 +216,7 @@ pub fn forward_by(
     version: Option<Version>,
     q: &Tensor,
     kv: &Tensor,
-    spans: &Tensor,
+    (spans, order): (&Tensor, Option<&Order<'_>>),
     (out, lse): (&Tensor, &Tensor),
     heads: Heads,
 ) -> Result<Work, CudaError> {
@@ -169,6 +224,7 @@ pub fn forward_by(
     operands(&check, q, kv, spans, heads)?;
     like(&check, "out", out, q)?;
     statistic(&check, "lse", lse, q.rows(), heads)?;
+    Order::check(order, &check, q.rows())?;
     let args = Args::new()
         .tensor(q)
         .int(q.pitch())
@@ -193,6 +249,7 @@ pub fn forward_by(
             (&FLASH, format!("attention_flash_{}", heads.dim), grid, args)
         }
         Version::WarpGroup => {
+            let args = args.optional(order.map(|order| order.queries));
             (&WGMMA, "attention_wgmma".to_owned(), flash_grid(q.rows(), heads, 256, shared), args)
         }
     };
@@ -298,7 +355,7 @@ pub fn grad_kv_by(version: Option<Version>, saved: &Saved<'_>, d_kv: &Tensor) ->
     saved.launch(&check, if pair { "grad_kv_pair" } else { "grad_kv" }, version, d_kv, grid)
 }
 
-impl Saved<'_> {
+impl<'a> Saved<'a> {
     /// Whether gradients into these tensors can be turned back: only kernels for four warps do that.
     #[must_use]
     pub fn turns(&self, results: [&Tensor; 2]) -> bool {
@@ -329,7 +386,8 @@ impl Saved<'_> {
         operands(check, self.q, self.kv, self.spans, self.heads)?;
         like(check, "d_out", self.d_out, self.q)?;
         statistic(check, "lse", self.lse, self.q.rows(), self.heads)?;
-        statistic(check, "delta", self.delta, self.q.rows(), self.heads)
+        statistic(check, "delta", self.delta, self.q.rows(), self.heads)?;
+        Order::check(self.order.as_ref(), check, self.q.rows())
     }
 
     fn choose(&self, check: &Check, wanted: Option<Version>, result: &Tensor) -> Result<Version, CudaError> {
@@ -366,7 +424,11 @@ impl Saved<'_> {
                 (&SOURCE, format!("attention_{which}_{}", q.dtype().suffix()), args.int(heads.dim))
             }
             Version::Warp => (&FLASH_GRAD, format!("attention_flash_{which}_{}", heads.dim), args),
-            Version::WarpGroup => (&WGMMA, format!("attention_wgmma_{which}"), args),
+            Version::WarpGroup => {
+                let order = |order: Order<'a>| if which == "grad_q" { order.queries } else { order.keys };
+                let args = args.optional(self.order.map(order));
+                (&WGMMA, format!("attention_wgmma_{which}"), args)
+            }
         };
         let cost = Cost { flops: 0.0, bytes: bytes(&[q, kv, spans, lse, delta, d_out, result]) };
         Launch::prepare(q.memory().gpu(), source, name, grid, args.float(heads.scale()), cost)
@@ -409,4 +471,23 @@ fn statistic(check: &Check, what: &str, tensor: &Tensor, rows: usize, heads: Hea
     check.shape(what, tensor, rows, heads.query)?;
     check.dtype(what, tensor, Dtype::F32)?;
     check.dense(what, tensor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Tiles;
+
+    #[test]
+    fn tiles_with_most_to_do_come_first() {
+        // Sequences of 300, 20 and 200 tokens.
+        let ends = [(0, 300), (300, 320), (320, 520)];
+        let spans: Vec<u32> = ends.iter().flat_map(|&(a, b)| (a..b).flat_map(move |_| [a, b])).collect();
+        let tiles = Tiles::longest_first(&spans);
+        // Seen by 5, 4, 3, 2, 1, 4, 3, 2 and 1 tiles of queries.
+        assert_eq!(tiles.keys, [0, 1, 5, 2, 6, 3, 7, 4, 8]);
+        // See 2, 4, 6, 3 and 4 tiles of keys.
+        assert_eq!(tiles.queries, [2, 1, 4, 3, 0]);
+        assert_eq!(Tiles::counts(520), [tiles.queries.len(), tiles.keys.len()]);
+        assert_eq!(Tiles::longest_first(&[]), Tiles { queries: Vec::new(), keys: Vec::new() });
+    }
 }
