@@ -89,7 +89,7 @@ impl Trainer {
             true => crate::cuda::layout(options.precision, plan),
             false => Layout::uniform(size_of::<f32>()),
         };
-        let Plans { train, evaluate, .. } = Plans::new(&params, options, caps.head_chunk);
+        let Plans { train, evaluate, .. } = Plans::new(&params, options, &caps);
         let peak = |plan: &Plan| place(plan, layout(plan), &caps.claims).peak;
         let arena = peak(&train.plan).max(peak(&evaluate.plan));
         let held = match on_gpu {
@@ -155,8 +155,8 @@ impl Trainer {
     /// # Errors
     /// When the micro-batch does not fit.
     pub fn evaluate(&mut self, micro: &MicroBatch) -> Result<LossSum, EngineError> {
-        let packed =
-            pack(micro, self.params.shape.vocab, self.options.max_tokens, self.backend.caps().head_chunk)?;
+        let chunk = self.backend.caps().chunk(self.options.mode);
+        let packed = pack(micro, self.params.shape.vocab, self.options.max_tokens, chunk)?;
         let label_tokens = packed.label_tokens();
         let Packed { dims, index } = packed;
         let inputs = Inputs { dims, index, scalars: self.scalars() };
@@ -303,7 +303,7 @@ impl Trainer {
 
     fn pack_all(&self, micro_batches: &[MicroBatch]) -> Result<Vec<Packed>, EngineError> {
         let (vocab, room) = (self.params.shape.vocab, self.options.max_tokens);
-        let chunk = self.backend.caps().head_chunk;
+        let chunk = self.backend.caps().chunk(self.options.mode);
         micro_batches.iter().map(|micro| pack(micro, vocab, room, chunk)).collect()
     }
 
@@ -384,12 +384,12 @@ struct Plans {
 }
 
 impl Plans {
-    fn new(params: &ModelParams, options: &TrainOptions, head_chunk: usize) -> Self {
+    fn new(params: &ModelParams, options: &TrainOptions, caps: &Caps) -> Self {
         let save = vec![options.save; params.shape.layers];
         let dropout = drop_threshold(options.dropout) > 0;
-        let tokens = options.max_tokens;
-        let train = train_plan_in_chunks(params, tokens, Some(&save), dropout, head_chunk);
-        let evaluate = train_plan_in_chunks(params, tokens, None, false, head_chunk);
+        let (tokens, chunk) = (options.max_tokens, caps.chunk(options.mode));
+        let train = train_plan_in_chunks(params, tokens, Some(&save), dropout, chunk);
+        let evaluate = train_plan_in_chunks(params, tokens, None, false, chunk);
         let (zero, update, norm) = optimizer_plans();
         Self { train, evaluate, zero, update, norm }
     }
@@ -400,14 +400,14 @@ fn compile(
     params: &ModelParams,
     options: &TrainOptions,
 ) -> Result<(Programs, u64), EngineError> {
-    let Caps { claims, head_chunk, .. } = backend.caps();
+    let caps = backend.caps();
     let mut peak = 0;
     let mut build = |plan: Plan| {
-        let placement = place(&plan, backend.layout(&plan), &claims);
+        let placement = place(&plan, backend.layout(&plan), &caps.claims);
         peak = peak.max(placement.peak as u64);
         backend.compile(plan, placement)
     };
-    let Plans { train, evaluate, zero, update, norm } = Plans::new(params, options, head_chunk);
+    let Plans { train, evaluate, zero, update, norm } = Plans::new(params, options, &caps);
     let programs = Programs {
         train: build(train.plan)?,
         train_loss: train.loss_sum,

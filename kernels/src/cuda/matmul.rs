@@ -32,13 +32,16 @@ pub enum Form {
 const TILE: usize = 128;
 /// Shortest part of the inner dimension.
 const PART: usize = 4096;
+/// An inner dimension that is cut even where the tiles would fill the device once.
+const VERY_LONG: usize = 16 * PART;
 /// Most parts.
 const PARTS: usize = 16;
 
 /// In how many parts the inner dimension of `m x n x k` is taken on a device with this many multiprocessors.
 fn parts((m, n, k): (usize, usize, usize), multiprocessors: usize) -> usize {
     let tiles = m.div_ceil(TILE) * n.div_ceil(TILE);
-    if tiles == 0 || 2 * tiles > multiprocessors {
+    let few = 2 * tiles <= multiprocessors || (tiles <= multiprocessors && k >= VERY_LONG);
+    if tiles == 0 || !few {
         return 1;
     }
     let wanted = (4 * multiprocessors).div_ceil(tiles).min(PARTS).min(k / PART);
@@ -541,6 +544,7 @@ mod tests {
     #[test]
     fn only_long_products_with_few_tiles_are_split() {
         assert_eq!(parts((1024, 896, 151_936), 132), 8);
+        assert_eq!(parts((2048, 896, 151_936), 132), 4);
         assert_eq!(parts((8192, 896, 151_936), 132), 1);
         assert_eq!(parts((1024, 896, 4864), 132), 1);
         assert_eq!(parts((1024, 896, 151_937), 132), 1);

@@ -37,6 +37,8 @@ use store::{ALIGN, Store};
 
 /// Loss rows whose logits exist at the same time.
 const HEAD_CHUNK: usize = 1024;
+/// The same where the head is trained.
+const TRAINED_HEAD_CHUNK: usize = 2048;
 /// Numbers that may be noted between two waits.
 const NOTES: usize = 4096;
 /// Variants of a program that are kept.
@@ -321,7 +323,12 @@ impl Cuda {
 
 /// What the backend is, before there is one.
 pub(crate) fn caps() -> Caps {
-    Caps { name: "cuda", claims: CLAIMS.into_iter().collect(), head_chunk: HEAD_CHUNK }
+    Caps {
+        name: "cuda",
+        claims: CLAIMS.into_iter().collect(),
+        head_chunk: HEAD_CHUNK,
+        trained_head_chunk: TRAINED_HEAD_CHUNK,
+    }
 }
 
 /// How the backend wants a plan's buffers to lie.
