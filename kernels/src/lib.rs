@@ -5,6 +5,8 @@
 pub mod cuda;
 pub mod gemm;
 pub mod probe;
+pub mod random;
 pub mod sample;
+pub mod wide;
 
 pub use probe::{Device, Probe, probe};

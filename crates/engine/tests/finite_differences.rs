@@ -6,7 +6,7 @@ mod common;
 
 use common::{normal, random_adapter, random_model, tiny_config, tiny_micro};
 use engine::backend::{Backend, Inputs, Scalars, Slab};
-use engine::cpu::adapter::{self, Dropout, Grads};
+use engine::cpu::adapter::{self, Dropout, Factors, Grads, Masked};
 use engine::cpu::attention::{self, Saved};
 use engine::cpu::{Cpu, CpuOptions, elementwise, training};
 use engine::place::{Layout, place};
@@ -241,16 +241,13 @@ fn adapters() {
     let positions: Vec<u32> = (0..t as u32).collect();
     for threshold in [0u32, 20_000] {
         let mask = Dropout::new(7, 3, (1, 2), threshold, &samples, &positions);
-        let drop = |x: &[f64]| {
-            let mut dropped = vec![0.0; x.len()];
-            mask.apply(view(x, inputs), out(&mut dropped, inputs), false, 1);
-            dropped
-        };
         let run = |a: &[Vec<f64>]| {
-            let (mut u, mut y) = (vec![0.0; t * rank], vec![0.0; t * outputs]);
-            let dropped = drop(&a[0]);
-            let (x, a, b) = (view(&dropped, inputs), view(&a[1], inputs), view(&a[2], rank));
-            adapter::forward(x, a, b, scale, out(&mut u, rank), out(&mut y, outputs), 1);
+            let (mut u, mut y, mut room) =
+                (vec![0.0; t * rank], vec![0.0; t * outputs], vec![0.0; t * inputs]);
+            let factors = Factors { a: view(&a[1], inputs), b: view(&a[2], rank), scale };
+            let masked = Some(Masked { mask, room: out(&mut room, inputs) });
+            let x = view(&a[0], inputs);
+            adapter::forward(x, masked, factors, out(&mut u, rank), out(&mut y, outputs), 1);
             (y, u)
         };
         check(
@@ -259,16 +256,22 @@ fn adapters() {
             |a| run(a).0,
             |a, d_y| {
                 let u = run(a).1;
-                let dropped = drop(&a[0]);
-                let (mut d_u, mut d_a, mut d_b) =
-                    (vec![0.0; t * rank], vec![0.0; rank * inputs], vec![0.0; outputs * rank]);
-                let (x, d_y) = (view(&dropped, inputs), view(d_y, outputs));
+                let mut room = vec![0.0; t * inputs];
+                let (mut d_u, mut d_a, mut d_b, mut d_x) = (
+                    vec![0.0; t * rank],
+                    vec![0.0; rank * inputs],
+                    vec![0.0; outputs * rank],
+                    vec![0.0; t * inputs],
+                );
+                let (x, d_y) = (view(&a[0], inputs), view(d_y, outputs));
                 adapter::grad_inner(d_y, view(&a[2], rank), scale, out(&mut d_u, rank), 1);
                 let grads = Grads { d_a: out(&mut d_a, inputs), d_b: out(&mut d_b, rank) };
-                adapter::grad_params(x, view(&u, rank), d_y, view(&d_u, rank), scale, grads, 1);
-                let (mut before, mut d_x) = (vec![0.0; t * inputs], vec![0.0; t * inputs]);
-                product(view(&d_u, rank), view(&a[1], inputs), false, &mut out(&mut before, inputs), 1);
-                mask.apply(view(&before, inputs), out(&mut d_x, inputs), true, 1);
+                let masked = Some(Masked { mask, room: out(&mut room, inputs) });
+                let factors = [view(&u, rank), d_y, view(&d_u, rank)];
+                adapter::grad_params(x, masked, factors, scale, grads, 1);
+                let masked = Some(Masked { mask, room: out(&mut room, inputs) });
+                let a = view(&a[1], inputs);
+                adapter::grad_input(view(&d_u, rank), a, masked, out(&mut d_x, inputs), 1);
                 vec![d_x, d_a, d_b]
             },
         );

@@ -254,9 +254,15 @@ fn split(n: usize, parts: usize) -> Vec<Range<usize>> {
 }
 
 /// The elements row by row.
-fn in_order<T: Copy>(b: View<'_, T>) -> Vec<T> {
-    let element = |i: usize, j: usize| b.data[i * b.row_stride + j * b.col_stride];
-    (0..b.rows).flat_map(|i| (0..b.cols).map(move |j| element(i, j))).collect()
+fn in_order<T: Copy + Default>(b: View<'_, T>) -> Vec<T> {
+    let mut out = vec![T::default(); b.rows * b.cols];
+    for j in 0..b.cols {
+        let column = b.data.iter().skip(j * b.col_stride).step_by(b.row_stride.max(1)).take(b.rows);
+        for (i, &value) in column.enumerate() {
+            out[i * b.cols + j] = value;
+        }
+    }
+    out
 }
 
 fn part_of<T>(view: View<'_, T>, rows: Range<usize>, cols: Range<usize>) -> View<'_, T> {

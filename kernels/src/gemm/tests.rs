@@ -50,6 +50,22 @@ fn bits_depend_on_neither_threads_nor_the_number_of_rows() {
 }
 
 #[test]
+fn few_rows_over_a_large_factor_have_the_bits_of_many() {
+    for (k, n) in [(1, 65), (7, 64), (261, 1100), (1031, 1040)] {
+        let (a, b) = (noise(9 * k, 1), noise(k * n, 2));
+        let (a, b, start) = (View::rows(&a, 9, k, k), View::rows(&b, k, n, n), noise(9 * n, 3));
+        for start in [None, Some(&start[..])] {
+            let whole = run(a, b, start, 1);
+            for (first, rows) in [(0, 1), (3, 2), (5, 3), (2, 4)] {
+                let start = start.map(|s| &s[first * n..(first + rows) * n]);
+                let got = run(a.slice(first, rows), b, start, 2);
+                assert_eq!(got[..], whole[first * n..(first + rows) * n], "{rows} rows of {k}x{n}");
+            }
+        }
+    }
+}
+
+#[test]
 fn bits_do_not_depend_on_the_number_of_columns() {
     for (m, k, n) in [(70, 300, 90), (40, 1000, 70), (200, 16, 100)] {
         let (a, b) = (noise(m * k, 6), noise(k * n, 7));

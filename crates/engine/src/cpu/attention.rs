@@ -3,6 +3,7 @@
 //! Queries are taken in blocks of [`BLOCK`] rows of a sequence. A row's sums run over its visible keys from the first to
 //! the last, whatever the block, the batch or the thread, so packing changes no bits and neither does the cache.
 
+use super::loops::{exp_from, score_grad};
 use super::parallel::{balance, cut, each, rows};
 use super::real::{Real, max, sum_lanes};
 use crate::plan::Heads;
@@ -84,9 +85,7 @@ fn attend<R: Real>(
             *s *= scale;
         }
         let top = max(seen);
-        for s in seen.iter_mut() {
-            *s = (*s - top).exp();
-        }
+        exp_from(seen, top);
         let total = sum_lanes(seen.len(), |j| seen[j]);
         let inverse = R::ONE / total;
         for s in seen.iter_mut() {
@@ -198,10 +197,7 @@ impl<R: Real> Scores<R> {
             let token = queries.start + i;
             let visible = (token - seq + 1).saturating_sub(key).min(n);
             let (lse, delta) = (saved.lse.row(token)[head], saved.delta.row(token)[head]);
-            for (p, ds) in p[..visible].iter_mut().zip(&mut ds[..visible]) {
-                *p = (*p * scale - lse).exp();
-                *ds = *p * (*ds - delta) * scale;
-            }
+            score_grad(&mut p[..visible], &mut ds[..visible], [scale, lse, delta]);
             p[visible..].fill(R::ZERO);
             ds[visible..].fill(R::ZERO);
         }

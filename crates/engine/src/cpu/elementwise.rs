@@ -1,5 +1,6 @@
 //! Norms, rotations, activations, sums: operations that look at one row at a time.
 
+use super::loops::{gated, gated_grad};
 use super::parallel::{rows, rows2};
 use super::real::{Real, sum_lanes};
 use kernels::gemm::{View, ViewMut};
@@ -135,20 +136,13 @@ pub fn rope<R: Real>(
     });
 }
 
-#[inline(always)]
-fn sigmoid<R: Real>(x: R) -> R {
-    R::ONE / (R::ONE + (-x).exp())
-}
-
 /// `out = silu(gate) up`; gate and up side by side in `gate_up` (`T x 2f`).
 pub fn swiglu<R: Real>(gate_up: View<'_, R>, out: ViewMut<'_, R>, threads: usize) {
     let f = out.cols;
     rows(out, f * 8, threads, |start, mut out| {
         for i in 0..out.rows {
             let (gate, up) = gate_up.row(start + i).split_at(f);
-            for ((out, &g), &u) in out.row_mut(i).iter_mut().zip(gate).zip(up) {
-                *out = g * sigmoid(g) * u;
-            }
+            gated(gate, up, out.row_mut(i));
         }
     });
 }
@@ -166,11 +160,7 @@ pub fn swiglu_grad<R: Real>(
             let (gate, up) = gate_up.row(start + i).split_at(f);
             let d_out = d_out.row(start + i);
             let (d_gate, d_up) = d.row_mut(i).split_at_mut(f);
-            for c in 0..f {
-                let s = sigmoid(gate[c]);
-                d_up[c] = d_out[c] * gate[c] * s;
-                d_gate[c] = d_out[c] * up[c] * s * (R::ONE + gate[c] * (R::ONE - s));
-            }
+            gated_grad([gate, up, d_out], [d_gate, d_up]);
         }
     });
 }

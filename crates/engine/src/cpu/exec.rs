@@ -1,6 +1,6 @@
 //! Runs one operation: takes its operands and calls its function.
 
-use super::adapter::{self, Dropout, Grads};
+use super::adapter::{self, Dropout, Factors, Grads, Masked};
 use super::attention::{self, Saved};
 use super::operands::{Operands, error};
 use super::real::Real;
@@ -296,10 +296,10 @@ impl<R: Real> Cpu<R> {
         let threads = self.threads;
         let mut o = self.operands(program, op, inputs)?;
         let (u, y) = (o.take(u)?, o.take(y)?);
-        let mut dropped = scratch.map(|mat| o.take(mat)).transpose()?;
-        let x = drop(o.get(x)?, dropped.as_mut(), inputs, group, module, threads);
-        let scale = R::of(inputs.scalars.lora_scale);
-        adapter::forward(x, o.get(module.a)?, o.get(module.b)?, scale, u, y, threads);
+        let masked = masked(&mut o, scratch, inputs, (group, module))?;
+        let (a, b) = (o.get(module.a)?, o.get(module.b)?);
+        let factors = Factors { a, b, scale: R::of(inputs.scalars.lora_scale) };
+        adapter::forward(o.get(x)?, masked, factors, u, y, threads);
         Ok(())
     }
 
@@ -340,14 +340,14 @@ impl<R: Real> Cpu<R> {
         let mut slab = std::mem::take(&mut self.gradient);
         let (d_a, d_b) = slab[a.start..b.end].split_at_mut(a.len());
         let result = self.operands(program, op, inputs).and_then(|mut o| {
-            let mut dropped = scratch.map(|mat| o.take(mat)).transpose()?;
-            let x = drop(o.get(x)?, dropped.as_mut(), inputs, group, module, threads);
+            let masked = masked(&mut o, scratch, inputs, (group, module))?;
             let grads = Grads {
                 d_a: ViewMut::rows(d_a, group.rank, module.a.cols, module.a.cols),
                 d_b: ViewMut::rows(d_b, module.cols, group.rank, group.rank),
             };
             let scale = R::of(inputs.scalars.lora_scale);
-            adapter::grad_params(x, o.get(u)?, o.get(d_y)?, o.get(d_u)?, scale, grads, threads);
+            let factors = [o.get(u)?, o.get(d_y)?, o.get(d_u)?];
+            adapter::grad_params(o.get(x)?, masked, factors, scale, grads, threads);
             Ok(())
         });
         self.gradient = slab;
@@ -364,18 +364,9 @@ impl<R: Real> Cpu<R> {
     ) -> Result<(), BackendError> {
         let threads = self.threads;
         let mut o = self.operands(program, op, inputs)?;
-        let mut d_x = o.take(d_x)?;
-        let (d_u, a) = (o.get(d_u)?, o.get(module.a)?);
-        let Some(scratch) = scratch else {
-            product(d_u, a, true, &mut d_x, threads);
-            return Ok(());
-        };
-        let mut before = o.take(scratch)?;
-        product(d_u, a, false, &mut before, threads);
-        let Some(mask) = mask(inputs, group, module) else {
-            return Err(error(op, "dropout without samples and positions"));
-        };
-        mask.apply(before.view(), d_x, true, threads);
+        let d_x = o.take(d_x)?;
+        let masked = masked(&mut o, scratch, inputs, (group, module))?;
+        adapter::grad_input(o.get(d_u)?, o.get(module.a)?, masked, d_x, threads);
         Ok(())
     }
 
@@ -413,24 +404,18 @@ fn arrange<'a, R: Real>(a: View<'a, R>, b: View<'a, R>, form: Form) -> (View<'a,
     }
 }
 
-fn mask<'a>(inputs: &'a Inputs, group: &LoraGroup, module: &LoraModule) -> Option<Dropout<'a>> {
+/// The mask of a module, when the plan has room for dropped inputs.
+fn masked<'a, R: Real>(
+    o: &mut Operands<'a, R>,
+    scratch: Option<Mat>,
+    inputs: &'a Inputs,
+    (group, module): (&LoraGroup, &LoraModule),
+) -> Result<Option<Masked<'a, R>>, BackendError> {
+    let Some(scratch) = scratch else { return Ok(None) };
+    let samples = o.input(Input::Samples)?;
+    let positions = o.input(Input::Positions)?;
     let scalars = &inputs.scalars;
-    let samples = inputs.index.get(&Input::Samples)?;
-    let positions = inputs.index.get(&Input::Positions)?;
     let site = (group.layer, module.index);
-    Some(Dropout::new(scalars.seed, scalars.step, site, scalars.drop_threshold, samples, positions))
-}
-
-/// `x` through the module's mask, in `dropped`; `x` itself without dropout.
-fn drop<'a, R: Real>(
-    x: View<'a, R>,
-    dropped: Option<&'a mut ViewMut<'_, R>>,
-    inputs: &Inputs,
-    group: &LoraGroup,
-    module: &LoraModule,
-    threads: usize,
-) -> View<'a, R> {
-    let (Some(out), Some(mask)) = (dropped, mask(inputs, group, module)) else { return x };
-    mask.apply(x, out.reborrow(), false, threads);
-    out.view()
+    let mask = Dropout::new(scalars.seed, scalars.step, site, scalars.drop_threshold, samples, positions);
+    Ok(Some(Masked { mask, room: o.take(scratch)? }))
 }

@@ -4,6 +4,7 @@ pub mod adapter;
 pub mod attention;
 pub mod elementwise;
 mod exec;
+mod loops;
 mod operands;
 mod parallel;
 pub mod real;
@@ -53,7 +54,7 @@ impl<R: Real> Store<R> {
     }
 
     fn is_transposed(&self, spec: &ParamSpec) -> bool {
-        self.transposed && matches!(spec.class, Class::Projection | Class::Embedding)
+        self.transposed && matches!(spec.class, Class::Projection | Class::Embedding | Class::Adapter)
     }
 
     fn view(&self, id: ParamId) -> Option<View<'_, R>> {

@@ -4,7 +4,7 @@ use super::Store;
 use super::real::Real;
 use crate::backend::{BackendError, Inputs};
 use crate::place::Placement;
-use crate::plan::{BufferId, Dims, Mat, Op, Place, Plan, Rows};
+use crate::plan::{BufferId, Dims, Input, Mat, Op, Place, Plan, Rows};
 use kernels::gemm::{View, ViewMut};
 use std::collections::BTreeMap;
 
@@ -113,12 +113,18 @@ impl<'a, R: Real> Operands<'a, R> {
         Ok(self.get(mat)?.row(0))
     }
 
+    /// All of an input.
+    pub(super) fn input(&self, input: Input) -> Result<&'a [u32], BackendError> {
+        let values = self.inputs.index.get(&input).ok_or_else(|| self.error("an input is missing"))?;
+        Ok(values)
+    }
+
     /// Integers of an input.
     pub(super) fn index(&self, mat: Mat) -> Result<&'a [u32], BackendError> {
         let Place::Input(input) = self.plan.get(mat.buffer).place else {
             return Err(self.error("an index is no input"));
         };
-        let values = self.inputs.index.get(&input).ok_or_else(|| self.error("an input is missing"))?;
+        let values = self.input(input)?;
         let (start, rows, pitch) = self.frame(mat);
         // A chunk behind the last loss row of a small batch is empty, wherever it starts.
         let start = start.min(values.len());

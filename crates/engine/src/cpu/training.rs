@@ -1,5 +1,6 @@
 //! Loss and optimizer.
 
+use super::loops::exp_from;
 use super::parallel::{balance, each, even, rows2};
 use super::real::{Real, max, sum_lanes};
 use crate::api::AdamW;
@@ -25,9 +26,7 @@ pub fn cross_entropy<R: Real>(
                 loss.row_mut(i)[0] = total.ln() - at_label;
                 continue;
             };
-            for value in row.iter_mut() {
-                *value = (*value - top).exp();
-            }
+            exp_from(row, top);
             let total = sum_lanes(row.len(), |c| row[c]);
             loss.row_mut(i)[0] = total.ln() - at_label;
             let factor = inv_labels / total;
