@@ -118,6 +118,7 @@ impl Generator {
             let message = format!("a vocabulary of {} tokens: at most {most}", config.vocab_size);
             return Err(EngineError::Mismatch(message));
         }
+        setup::check_rank(options.device, adapter)?;
         let lora = adapter.map(|adapter| setup::lora_shape(&adapter.config));
         let params = ModelParams::new(setup::shape(config), lora, false, false, options.max_length);
         let mut backend = AnyBackend::new(Purpose {

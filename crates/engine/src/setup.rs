@@ -1,9 +1,10 @@
 //! From a model's files to a backend's parameters.
 
-use crate::EngineError;
 use crate::backend::Backend;
 use crate::cpu::elementwise::rope_table;
 use crate::plan::{Class, LoraShape, ModelParams, ParamSpec, Piece, Shape};
+use crate::{ComputeDevice, EngineError};
+use kernels::cuda::ops::lora::RANK_MAX;
 use model::adapter::{Adapter, LoraConfig};
 use model::config::Config;
 use model::names::Projection;
@@ -12,6 +13,18 @@ use model::parallel;
 use model::weights::Weights;
 use sha2::{Digest, Sha256};
 use std::sync::{Mutex, PoisonError, mpsc};
+
+/// Refuses an adapter that the device's kernels can't take.
+pub(crate) fn check_rank(device: ComputeDevice, adapter: Option<&Adapter>) -> Result<(), EngineError> {
+    let rank = adapter.map_or(0, |adapter| adapter.config.r);
+    if matches!(device, ComputeDevice::Cuda { .. }) && rank > RANK_MAX {
+        let advice = "take a smaller rank, or compute on the CPU: --set device=cpu";
+        return Err(EngineError::Mismatch(format!(
+            "adapters of rank {rank}: on a GPU it is at most {RANK_MAX}; {advice}"
+        )));
+    }
+    Ok(())
+}
 
 /// The plan's dimensions of a configuration.
 pub(crate) fn shape(config: &Config) -> Shape {

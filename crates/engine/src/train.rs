@@ -55,6 +55,7 @@ impl Trainer {
         options: TrainOptions,
     ) -> Result<Self, EngineError> {
         check_options(&options, adapter)?;
+        setup::check_rank(options.device, adapter)?;
         let lora = adapter.map(|adapter| adapter.config.clone());
         let params = parameters(config, lora.as_ref(), &options);
         let mut backend = AnyBackend::new(Purpose {
