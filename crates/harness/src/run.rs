@@ -103,6 +103,8 @@ pub struct TestRun {
     /// Tests that are not in the program, because a condition left them out: the standard harness would not name them.
     pub absent: BTreeSet<String>,
     pub wall: Duration,
+    /// Time on a CPU.
+    pub cpu: Duration,
 }
 
 /// A compiler, its libraries and a sandbox.
@@ -235,6 +237,7 @@ impl Harness {
             }
             let (report, finished) = self.once(binary, options, &pending)?;
             run.wall += finished.wall;
+            run.cpu += finished.cpu;
             // What ran first had the process for itself; so had a single test.
             let was_alone = report.verdicts.is_empty();
             let (unfinished, done) = (report.unfinished.clone(), report.done);
@@ -275,6 +278,7 @@ impl Harness {
     ) -> Result<TestOutcome, HarnessError> {
         let (mut report, finished) = self.once(binary, options, std::slice::from_ref(&name.to_owned()))?;
         run.wall += finished.wall;
+        run.cpu += finished.cpu;
         run.extra.append(&mut report.extra);
         Ok(report.verdicts.remove(name).unwrap_or_else(|| unreported(name, finished.status)))
     }

@@ -53,7 +53,7 @@ pub struct RowMetadata {
     pub returns_result: bool,
     pub source_class: SourceClass,
     /// Where the property tests come from: `property` (the crate's own), `curated`, or `synthesized` (made from the
-    /// function's signature and kept because they hold on a run). `None`: there are none.
+    /// function's signature or out of its unit tests, and kept because they hold on a run and kill a mutant). `None`: there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub property_class: Option<SourceClass>,
     pub oracle: Oracle,

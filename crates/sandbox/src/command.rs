@@ -68,4 +68,6 @@ pub struct Finished {
     /// Some output was dropped.
     pub truncated: bool,
     pub wall: Duration,
+    /// Time on a CPU, of the command and of what it waited for: unlike `wall` it says little of what else the machine does.
+    pub cpu: Duration,
 }

@@ -126,7 +126,7 @@ impl Sandbox {
         let (mut out, mut err) = (drain(Some(stdout))?, drain(Some(stderr))?);
         let mut verdicts = drain(verdicts)?;
         let ended = watched.wait(&mut out, &mut err, &mut verdicts, began + command.limits.wall);
-        let status = watched.end().map_err(system("wait for a child"))?;
+        let (status, cpu) = watched.end().map_err(system("wait for a child"))?;
         let wall = began.elapsed();
         drop(prepared);
         watch::drain_rest(&mut out);
@@ -144,6 +144,7 @@ impl Sandbox {
             verdicts: verdicts.bytes,
             truncated,
             wall,
+            cpu,
         })
     }
 

@@ -112,19 +112,25 @@ impl Watched {
         }
     }
 
-    /// Kills what is left of the process and its group. Returns how the process ended.
-    pub(crate) fn end(&mut self) -> io::Result<ExitStatus> {
+    /// Kills what is left of the process and its group. Returns how the process ended, and the time that it and all that it
+    /// waited for had a CPU.
+    pub(crate) fn end(&mut self) -> io::Result<(ExitStatus, Duration)> {
         self.kill_group();
         let mut status = 0;
-        // SAFETY: the call fills the number; a child is reaped once.
-        while unsafe { libc::waitpid(self.pid, &mut status, 0) } < 0 {
+        // SAFETY: an all-zero rusage is a valid value.
+        let mut used: libc::rusage = unsafe { std::mem::zeroed() };
+        // SAFETY: the call fills both values; a child is reaped once.
+        while unsafe { libc::wait4(self.pid, &mut status, 0, &mut used) } < 0 {
             let error = io::Error::last_os_error();
             if error.kind() != io::ErrorKind::Interrupted {
                 return Err(error);
             }
         }
         self.reaped = true;
-        Ok(ExitStatus::from_raw(status))
+        let time = |t: libc::timeval| {
+            Duration::from_secs(t.tv_sec.unsigned_abs()) + Duration::from_micros(t.tv_usec.unsigned_abs())
+        };
+        Ok((ExitStatus::from_raw(status), time(used.ru_utime) + time(used.ru_stime)))
     }
 
     fn kill_group(&self) {

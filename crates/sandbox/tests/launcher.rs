@@ -70,6 +70,20 @@ fn commands_run_on_after_the_thread_that_made_the_sandbox() {
     assert_eq!((done.status, done.stdout.as_slice()), (Status::Exit(0), b"done\n".as_slice()));
 }
 
+/// Time on a CPU is that of the command and its children, not time that passes.
+#[test]
+fn waiting_takes_no_time_on_a_cpu_and_counting_does() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let sandbox = Sandbox::probe();
+    let waited = sandbox.run(&shell("sleep 0.6")).unwrap();
+    assert!(
+        waited.wall >= Duration::from_millis(600) && waited.cpu < Duration::from_millis(300),
+        "{waited:?}"
+    );
+    let counted = sandbox.run(&shell("i=0; while [ $i -lt 400000 ]; do i=$((i+1)); done")).unwrap();
+    assert!(counted.cpu > Duration::from_millis(40) && counted.cpu <= counted.wall * 2, "{counted:?}");
+}
+
 #[test]
 fn the_last_sandbox_leaves_neither_process_nor_descriptor() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);

@@ -270,9 +270,8 @@ fn assemble(
 ) -> Result<Assembled> {
     let params = filler.params;
     let wanted = [params.train, params.validation, params.test];
-    let sizes: BTreeMap<String, usize> =
-        rows.iter().map(|(name, rows)| (name.clone(), rows.len().min(params.max_rows_per_crate))).collect();
-    let mut assigned = split::assign(&sizes, wanted, context.seed());
+    let market = Market::new(&rows, filler, wanted, context.seed());
+    let mut assigned = split::assign(&market.promising, wanted, context.seed());
     let mut splits = Splits::new();
     let mut shortfalls = Vec::new();
     let mut index = Index::default();
@@ -289,30 +288,88 @@ fn assemble(
     curated.iter().for_each(|row| index.add(Print::of(row)));
     for split in [2, 1, 0] {
         let name = split::SPLITS[split];
-        let mut filled = if name == "train" { curated.clone() } else { Vec::new() };
+        let before = if name == "train" { curated.clone() } else { Vec::new() };
+        let mut filling = filler.begin(name, before, wanted[split]);
         let mut crates: BTreeSet<String> = rows.keys().filter(|n| assigned[*n] == split).cloned().collect();
         // The crates of test and validation may give less than was hoped for: training gives up some of its own.
-        while !crates.is_empty() {
+        loop {
             let candidates = crates.iter().flat_map(|name| &rows[name]);
             let ready = unseen(candidates, guard, &index, funnel);
             let ready = split::interleave(ready, context.seed(), params.max_rows_per_crate);
-            filled = filler.fill(name, filled, ready, wanted[split], funnel)?;
-            let missing = usize::try_from(wanted[split]).unwrap_or(usize::MAX).saturating_sub(filled.len());
-            let more = split::one_more(&sizes, &assigned, missing, context.seed());
-            crates = more.filter(|_| split > 0 && missing > 0).into_iter().collect();
-            assigned.extend(crates.iter().map(|name| (name.clone(), split)));
+            filling.seek(ready, funnel)?;
+            let mut more = market.one_more(&assigned, split, filling.missing_with(), true);
+            if more.is_none() {
+                filling.seek_others(funnel)?;
+                more = market.one_more(&assigned, split, filling.missing_without(), false);
+            }
+            let Some(more) = more else { break };
+            assigned.insert(more.clone(), split);
+            crates = [more].into();
         }
+        let (filled, lacks) = filling.finish(funnel);
         funnel.kept += filled.len() as u64;
         for row in &filled {
             index.add(Print::of(row));
         }
-        shortfalls.extend(fill::shortfalls(name, &filled, wanted[split], params.property_share));
+        shortfalls.extend(lacks);
         splits.insert(name, filled);
     }
     for shortfall in &shortfalls {
         context.warn(shortfall);
     }
     Ok((splits, shortfalls))
+}
+
+/// What crates have to give, by name.
+struct Market {
+    /// Candidates, at most as many as a crate may give.
+    candidates: BTreeMap<String, usize>,
+    /// Those that may come to have property tests; all where there can be none.
+    promising: BTreeMap<String, usize>,
+    /// Training gives no crate away when less than this would be left to it.
+    least: usize,
+    seed: u64,
+}
+
+impl Market {
+    fn new(
+        rows: &BTreeMap<String, Vec<(Candidate, Print)>>,
+        filler: &Filler<'_>,
+        wanted: [u64; 3],
+        seed: u64,
+    ) -> Self {
+        let most = filler.params.max_rows_per_crate;
+        let candidates: BTreeMap<String, usize> =
+            rows.iter().map(|(name, rows)| (name.clone(), rows.len().min(most))).collect();
+        let mut promising: BTreeMap<String, usize> =
+            rows.iter().map(|(name, rows)| (name.clone(), filler.promising(rows).min(most))).collect();
+        if !filler.has_proptest() || filler.params.property_share == 0.0 {
+            promising.clone_from(&candidates);
+        }
+        let all: usize = promising.values().sum();
+        let share = wanted[0] as f64 / wanted.iter().sum::<u64>().max(1) as f64;
+        Self { candidates, promising, least: (all as f64 * share / 2.0) as usize, seed }
+    }
+
+    /// The crate of training that a split gets which lacks so many rows.
+    fn one_more(
+        &self,
+        assigned: &BTreeMap<String, usize>,
+        split: usize,
+        missing: usize,
+        promising: bool,
+    ) -> Option<String> {
+        let sizes = if promising { &self.promising } else { &self.candidates };
+        let name =
+            split::one_more(sizes, assigned, missing, self.seed).filter(|_| split > 0 && missing > 0)?;
+        let left: usize = self
+            .promising
+            .iter()
+            .filter(|(n, _)| assigned[*n] == 0 && **n != name)
+            .map(|(_, size)| size)
+            .sum();
+        (left >= self.least).then_some(name)
+    }
 }
 
 /// Rows that repeat nothing of the holdout, and are near to no row of another split.

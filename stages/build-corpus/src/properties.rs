@@ -4,6 +4,8 @@
 //! whoever runs them keeps those that hold. Such a test says what the function does, not what somebody meant it to do.
 
 mod arguments;
+mod examples;
+mod wider;
 mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,6 +15,7 @@ use record::corpus::CorpusRow;
 use syn::{FnArg, ImplItem, Item, ReceiverKind, Signature};
 
 use self::arguments::{Types, spaceless};
+use self::examples::{Examples, generalised};
 use self::writer::Writer;
 
 /// A law and its test: one function of a `proptest!` block.
@@ -23,33 +26,68 @@ pub struct Law {
     pub code: String,
     /// The law without its range of inputs: of several with one key the first that holds is enough.
     pub key: String,
+    /// Its inputs are among those of the laws before it with the same key.
+    pub is_part: bool,
+    /// The type of what it draws may be wrong.
+    pub is_a_guess: bool,
 }
 
 /// Most laws that a row keeps.
 pub const MAX_LAWS: usize = 2;
 /// Kept when no other law holds.
 pub const NO_PANIC: &str = "never_panics";
+const MAX_ARGUMENTS: usize = 6;
 /// Most values that a law draws for one call.
 const MAX_VARIABLES: usize = 8;
 
-/// Every law that the types of the row's function allow, strongest first, each with its widest inputs first. Empty when the
-/// function is async or unsafe, changes its receiver, or takes what no strategy makes.
+/// Most laws of a signature that are tried.
+const MAX_TRIED: usize = 40;
+/// Most laws that hold of which it is asked whether they kill.
+const MAX_JUDGED: usize = 8;
+
+/// Every law that the types of the row's function allow, strongest first, each with its widest inputs first, and what the
+/// row's own tests could say of other values than theirs. No law of the first kind when the function is async or unsafe,
+/// changes its receiver, or takes what no strategy makes.
 pub fn laws(row: &CorpusRow) -> Vec<Law> {
-    let Ok(file) = syn::parse_file(&row.function_code) else { return Vec::new() };
+    let mut laws = of_types(row).unwrap_or_default();
+    let no_panic = laws.split_off(laws.iter().position(|law| law.key == NO_PANIC).unwrap_or(laws.len()));
+    // A law without its parts would not be asked for them.
+    if let Some(cut) = laws.get(MAX_TRIED).map(|law| law.key.clone()) {
+        laws.truncate(MAX_TRIED);
+        laws.retain(|law| law.key != cut);
+    }
+    laws.extend(generalised(&row.unit_tests));
+    laws.extend(no_panic);
+    let mut names = BTreeSet::new();
+    for law in &mut laws {
+        let base = law.name.clone();
+        let mut n = 2;
+        while !names.insert(law.name.clone()) {
+            law.name = format!("{base}_{n}");
+            n += 1;
+        }
+        law.code = law.code.replacen(&format!("fn {base}("), &format!("fn {}(", law.name), 1);
+    }
+    laws
+}
+
+fn of_types(row: &CorpusRow) -> Option<Vec<Law>> {
+    let file = syn::parse_file(&row.function_code).ok()?;
     let types = Types::of(&row.context.items);
-    let found = match &file.items[..] {
-        [Item::Fn(function)] => of_signature(&function.sig, None, &types),
+    match &file.items[..] {
+        [Item::Fn(function)] => of_signature(&function.sig, None, &types, &row.unit_tests),
         [Item::Impl(block)] if block.generics.params.is_empty() => match &block.items[..] {
-            [ImplItem::Fn(method)] => of_signature(&method.sig, Some(&spaceless(&block.self_ty)), &types),
+            [ImplItem::Fn(method)] => {
+                of_signature(&method.sig, Some(&spaceless(&block.self_ty)), &types, &row.unit_tests)
+            }
             _ => None,
         },
         _ => None,
-    };
-    found.unwrap_or_default()
+    }
 }
 
 /// `own`: the type whose method it is.
-fn of_signature(signature: &Signature, own: Option<&str>, types: &Types) -> Option<Vec<Law>> {
+fn of_signature(signature: &Signature, own: Option<&str>, types: &Types, tests: &str) -> Option<Vec<Law>> {
     if signature.asyncness.is_some() || matches!(signature.safety, syn::Safety::Unsafe(_)) {
         return None;
     }
@@ -66,15 +104,16 @@ fn of_signature(signature: &Signature, own: Option<&str>, types: &Types) -> Opti
         };
         arguments.push(types.argument(&text)?);
     }
+    let name = signature.ident.to_string();
+    Examples::of(tests, &name).narrow(&mut arguments, signature.receiver().is_some());
     let drawn: usize = arguments.iter().map(|argument| argument.variables.len()).sum();
-    if arguments.is_empty() || arguments.len() > 4 || drawn > MAX_VARIABLES {
+    if arguments.is_empty() || arguments.len() > MAX_ARGUMENTS || drawn > MAX_VARIABLES {
         return None;
     }
     let returns = match &signature.output {
         syn::ReturnType::Type(_, ty) => substituted(ty, &parameters),
         syn::ReturnType::Default => return None,
     };
-    let name = signature.ident.to_string();
     let callee = own.map_or_else(|| name.clone(), |own| format!("{own}::{name}"));
     Some(Writer { name, callee, arguments, returns, types }.all())
 }
@@ -123,8 +162,12 @@ fn bounded_parameters(generics: &syn::Generics) -> BTreeMap<String, &'static str
         let stands = [
             ("AsRef<str>", "&str"),
             ("Into<String>", "&str"),
+            ("ToString", "&str"),
             ("AsRef<[u8]>", "&[u8]"),
+            ("AsRef<Path>", "impl AsRef<Path>"),
+            ("AsRef<[", "&[i32]"),
             ("IntoIterator", "Vec<i32>"),
+            ("Float", "f64"),
         ];
         stands.into_iter().find(|(part, _)| text.contains(part)).map(|(_, stands)| stands)
     };
@@ -143,7 +186,21 @@ fn bounded_parameters(generics: &syn::Generics) -> BTreeMap<String, &'static str
             found.insert(spaceless(&predicate.bounded_ty).trim_start_matches('&').to_owned(), stands);
         }
     }
+    texts_of_iterators(generics, &mut found);
     found
+}
+
+/// `I: IntoIterator<Item = S>` with text for `S` is a list of texts.
+fn texts_of_iterators(generics: &syn::Generics, found: &mut BTreeMap<String, &'static str>) {
+    let text = spaceless(generics) + &generics.where_clause.as_ref().map(spaceless).unwrap_or_default();
+    let of_texts = found.iter().filter(|(_, stands)| **stands == "&str").map(|(name, _)| name.clone());
+    for name in of_texts.collect::<Vec<_>>() {
+        for (outer, stands) in found.iter_mut() {
+            if text.contains(&format!("{outer}:IntoIterator<Item={name}>")) {
+                *stands = "Vec<String>";
+            }
+        }
+    }
 }
 
 /// A block of laws.
@@ -152,10 +209,24 @@ pub fn block(laws: &[&Law]) -> String {
     format!("proptest! {{\n{}\n}}", codes.join("\n\n"))
 }
 
-/// Of the laws that hold, the one with the widest inputs of each key, strongest first.
+/// A block for each law: an error that the compiler lays at a block's door is then that of one law.
+pub fn blocks(laws: &[Law]) -> String {
+    laws.iter().map(|law| block(&[law])).collect::<Vec<_>>().join("\n")
+}
+
+/// Of the laws that hold, the one with the widest inputs of each key, strongest first. What holds for all inputs holds for
+/// some: a law of which a part does not hold was only lucky in what it drew.
 pub fn holding(laws: &[Law], holds: impl Fn(&Law) -> bool) -> Vec<&Law> {
     let mut keys = BTreeSet::new();
-    laws.iter().filter(|law| holds(law) && keys.insert(&law.key)).collect()
+    let parts_hold =
+        |at: usize, law: &Law| laws[at + 1..].iter().all(|l| l.key != law.key || !l.is_part || holds(l));
+    let of = laws.iter().enumerate();
+    let held = of.filter(|(at, law)| holds(law) && parts_hold(*at, law) && keys.insert(&law.key));
+    let (weakest, mut held): (Vec<&Law>, Vec<&Law>) =
+        held.map(|(_, law)| law).partition(|law| law.key == NO_PANIC);
+    held.truncate(MAX_JUDGED);
+    held.extend(weakest);
+    held
 }
 
 /// The strongest of some laws that notice a broken function, at most [`MAX_LAWS`]; that there is a result at all is kept
@@ -250,6 +321,34 @@ mod tests {
         assert_eq!(kept(&|law| law.key == "never_grows" || law.key == NO_PANIC), ["never_grows"]);
         assert_eq!(kept(&|law| law.key == NO_PANIC), [NO_PANIC]);
         assert_eq!(kept(&|_| false), [""; 0], "a law that notices nothing is none");
+    }
+
+    #[test]
+    fn a_law_that_fails_on_a_part_of_its_inputs_was_only_lucky() {
+        let laws = laws("fn f(a: u64, b: bool) -> u64 { a }");
+        let lucky = |law: &Law| law.name == "f_is_never_zero" || law.key == NO_PANIC;
+        let held = holding(&laws, lucky);
+        assert_eq!(held.iter().map(|law| law.name.as_str()).collect::<Vec<_>>(), ["f_never_panics"]);
+        let small = |law: &Law| law.key == "is_never_zero" && law.name != "f_is_never_zero";
+        assert_eq!(holding(&laws, small)[0].name, "f_is_never_zero_on_small_inputs");
+    }
+
+    #[test]
+    fn lists_of_texts_paths_and_arrays_are_made() {
+        let join = laws(
+            "fn join<I, S>(words: I) -> String where I: IntoIterator<Item = S>, S: AsRef<str> { String::new() }",
+        );
+        assert!(code_of(&join, NO_PANIC).contains("prop::collection::vec(\"[ -~]{0,6}\", 0..5)"));
+        assert!(code_of(&join, NO_PANIC).contains("join(value.clone())"));
+        let words = laws("fn longest(words: &[&str]) -> usize { 0 }");
+        assert!(
+            code_of(&words, NO_PANIC)
+                .contains("longest(&value.iter().map(String::as_str).collect::<Vec<_>>())")
+        );
+        let sum = laws("fn sum(of: &[u8; 3]) -> u8 { 0 }");
+        assert!(code_of(&sum, NO_PANIC).contains("prop::array::uniform3(any::<u8>())"));
+        let path = laws("fn clean<P>(path: P) -> PathBuf where P: AsRef<Path> { PathBuf::new() }");
+        assert!(path.iter().any(|law| law.key == "keeps_different_values_apart"));
     }
 
     fn with_items(code: &str, items: &[&str]) -> Vec<Law> {

@@ -23,6 +23,10 @@ pub(super) struct Variable {
     pub(super) suffix: String,
     /// Strategies, the widest first.
     pub(super) strategies: Vec<String>,
+    /// A number's type, `text`, else empty.
+    pub(super) ty: String,
+    /// The narrowest strategy is made from what the tests call the function with.
+    pub(super) is_like_examples: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +38,10 @@ pub(super) enum Kind {
     Char,
     Text,
     List(String),
+    /// A list of texts.
+    Words,
+    /// Numbers, as many as the type says.
+    Array,
     /// An `Option` of a number.
     Maybe,
     /// A struct, an enum or a tuple, put together from its parts.
@@ -48,7 +56,12 @@ impl Kind {
 
 impl Argument {
     fn plain(strategies: Vec<String>, pass: &str, kind: Kind) -> Self {
-        let variables = vec![Variable { suffix: String::new(), strategies }];
+        let ty = match &kind {
+            Kind::Unsigned(ty) | Kind::Signed(ty) | Kind::Float(ty) => ty.clone(),
+            Kind::Text => "text".to_owned(),
+            _ => String::new(),
+        };
+        let variables = vec![Variable { suffix: String::new(), strategies, ty, is_like_examples: false }];
         Self { variables, value: "{}".to_owned(), pass: pass.to_owned(), kind }
     }
 
@@ -113,12 +126,17 @@ impl Types {
 
     /// Values of these types compare and print.
     pub(super) fn is_comparable(&self, ty: &str) -> bool {
-        let plain = ["bool", "char", "String", "&str", "&'static str", "Cow<str>", "&[u8]", "()"];
+        let plain =
+            ["bool", "char", "String", "&str", "Cow<str>", "&[u8]", "()", "PathBuf", "Ordering", "Duration"];
         if number(ty).is_some() || plain.contains(&ty) || self.comparable.contains(ty) {
             return true;
         }
         if let Some(element) = ty.strip_prefix('[').and_then(|t| t.strip_suffix(']')) {
             return element.split_once(';').is_some_and(|(element, _)| number(element).is_some());
+        }
+        let result = ty.strip_prefix("Result<").and_then(|t| t.strip_suffix('>'));
+        if let Some((value, error)) = result.and_then(|inner| inner.rsplit_once(',')) {
+            return self.is_comparable(value) && self.is_comparable(error);
         }
         for outer in ["Option<", "Vec<", "Box<"] {
             if let Some(inner) = ty.strip_prefix(outer).and_then(|t| t.strip_suffix('>')) {
@@ -165,7 +183,9 @@ impl Types {
         let mut variables = Vec::new();
         let mut values = Vec::new();
         for (i, (field, ty)) in fields.iter().enumerate() {
-            let made = part(ty).filter(|made| !matches!(made.kind, Kind::List(_) | Kind::Text))?;
+            let made = part(ty).filter(|made| {
+                !matches!(made.kind, Kind::List(_) | Kind::Text | Kind::Words | Kind::Array)
+            })?;
             let own = format!(
                 "_{}",
                 field
@@ -191,7 +211,12 @@ fn enumeration(name: &str, variants: &[String], pass: &str) -> Option<Argument> 
     let arms: String =
         others.iter().enumerate().map(|(i, variant)| format!("{i} => {name}::{variant}, ")).collect();
     let strategy = format!("0usize..{}", variants.len());
-    let variables = vec![Variable { suffix: String::new(), strategies: vec![strategy] }];
+    let variables = vec![Variable {
+        suffix: String::new(),
+        strategies: vec![strategy],
+        ty: String::new(),
+        is_like_examples: false,
+    }];
     let value = format!("(match {{}} {{ {arms}_ => {name}::{last} }})");
     Some(Argument { variables, value, pass: pass.to_owned(), kind: Kind::Whole(name.to_owned()) })
 }
@@ -229,8 +254,15 @@ fn plain(text: &str) -> Option<Argument> {
     let words = || {
         vec!["\"\\\\PC{0,16}\"".to_owned(), "\"[ -~]{0,16}\"".to_owned(), "\"[a-zA-Z0-9]{1,8}\"".to_owned()]
     };
+    let lists = || {
+        let of = |words: &str| format!("prop::collection::vec({words}, 0..5)");
+        vec![of("\"[ -~]{0,6}\""), of("\"[a-z]{1,4}\"")]
+    };
     if let Some(numbers) = number(text) {
         return make(numbers.0, "{}", numbers.1);
+    }
+    if let Some(array) = array(text) {
+        return Some(array);
     }
     match text {
         "bool" => return make(vec!["any::<bool>()".to_owned()], "{}", Kind::Bool),
@@ -243,6 +275,22 @@ fn plain(text: &str) -> Option<Argument> {
         }
         "&str" | "impl AsRef<str>" | "impl Into<String>" => return make(words(), "&{}", Kind::Text),
         "String" => return make(words(), "{}.clone()", Kind::Text),
+        "&[&str]" => {
+            return make(lists(), "&{}.iter().map(String::as_str).collect::<Vec<_>>()", Kind::Words);
+        }
+        "Vec<&str>" => {
+            return make(lists(), "{}.iter().map(String::as_str).collect::<Vec<_>>()", Kind::Words);
+        }
+        "&[String]" | "&Vec<String>" => return make(lists(), "&{}", Kind::Words),
+        "Vec<String>" => return make(lists(), "{}.clone()", Kind::Words),
+        "impl AsRef<Path>" | "&Path" => {
+            let paths = vec!["\"[a-c./]{0,12}\"".to_owned(), "\"[a-c]{1,3}(/[a-c]{1,3}){0,2}\"".to_owned()];
+            return make(
+                paths,
+                if text == "&Path" { "std::path::Path::new(&{})" } else { "&{}" },
+                Kind::Text,
+            );
+        }
         "&String" => return make(words(), "&{}", Kind::Text),
         "&char" => {
             let strategies = vec!["any::<char>()".to_owned(), "proptest::char::range(' ', '~')".to_owned()];
@@ -265,6 +313,16 @@ fn plain(text: &str) -> Option<Argument> {
     let (strategies, _) = number(element)?;
     let lists = strategies.iter().map(|s| format!("prop::collection::vec({s}, 0..12)")).collect();
     make(lists, if owned { "{}.clone()" } else { "&{}" }, Kind::List(element.to_owned()))
+}
+
+/// `[u8; 4]`, `&[f64; 3]`.
+fn array(text: &str) -> Option<Argument> {
+    let (pass, text) = text.strip_prefix('&').map_or(("{}", text), |inner| ("&{}", inner));
+    let (element, length) = text.strip_prefix('[')?.strip_suffix(']')?.split_once(';')?;
+    let length: usize = length.trim_end_matches("usize").parse().ok()?;
+    let (strategies, _) = number(element).filter(|_| (1..=32).contains(&length))?;
+    let strategies = strategies.iter().map(|s| format!("prop::array::uniform{length}({s})")).collect();
+    Some(Argument::plain(strategies, pass, Kind::Array))
 }
 
 pub(super) fn number(ty: &str) -> Option<(Vec<String>, Kind)> {

@@ -18,12 +18,19 @@ impl Writer<'_> {
         let mut laws = Vec::new();
         match &self.arguments[..] {
             [only] if matches!(only.kind, Kind::Whole(_)) => self.unary_of_wholes(only, &mut laws),
-            [only] => self.unary(only, &mut laws),
+            [only] => {
+                self.of_character(only, &mut laws);
+                self.unary(only, &mut laws);
+                self.of_joined(only, &mut laws);
+                self.of_contents(only, &mut laws);
+            }
             [first, second] if first.kind == second.kind && first.pass == second.pass => {
                 self.binary(&mut laws);
+                self.of_equals(first, &mut laws);
             }
             _ => {}
         }
+        self.of_each(&mut laws);
         self.any_arity(&mut laws);
         laws
     }
@@ -33,13 +40,13 @@ impl Writer<'_> {
     }
 
     /// The result is of the argument's own kind.
-    fn same_kind(&self, argument: &Argument) -> bool {
+    pub(super) fn same_kind(&self, argument: &Argument) -> bool {
         let returns = &self.returns;
         match &argument.kind {
             Kind::Unsigned(t) | Kind::Signed(t) | Kind::Float(t) | Kind::Whole(t) => t == returns,
             Kind::Bool => returns == "bool",
             Kind::Char => returns == "char",
-            Kind::Maybe => false,
+            Kind::Maybe | Kind::Words | Kind::Array => false,
             Kind::Text => matches!(returns.as_str(), "String" | "&str" | "Cow<str>"),
             Kind::List(t) => *returns == format!("Vec<{t}>"),
         }
@@ -238,11 +245,12 @@ impl Writer<'_> {
             let zero = if returns.starts_with('f') { "0.0" } else { "0" };
             self.law(laws, "is_never_negative", &format!("{result}prop_assert!({shown} >= {zero});"));
         }
+        self.of_results(&call, laws);
         // The weakest one: whatever the inputs, there is a result.
         self.law(laws, NO_PANIC, &format!("let _ = {call};"));
     }
 
-    fn names(&self) -> Vec<String> {
+    pub(super) fn names(&self) -> Vec<String> {
         match self.arguments.len() {
             1 => vec!["value".to_owned()],
             2 => vec!["first".to_owned(), "second".to_owned()],
@@ -250,38 +258,49 @@ impl Writer<'_> {
         }
     }
 
-    fn call(&self, values: &[&str]) -> String {
+    pub(super) fn call(&self, values: &[&str]) -> String {
         let passed: Vec<String> =
             self.arguments.iter().zip(values).map(|(a, v)| a.pass.replace("{}", v)).collect();
         format!("{}({})", self.callee, passed.join(", "))
     }
 
-    fn law(&self, laws: &mut Vec<Law>, key: &str, body: &str) {
+    pub(super) fn law(&self, laws: &mut Vec<Law>, key: &str, body: &str) {
         let names = self.names();
         let inputs: Vec<(&str, &Argument)> = names.iter().map(String::as_str).zip(&self.arguments).collect();
         self.law_of(laws, key, &inputs, body);
     }
 
     /// One test for each range of inputs.
-    fn law_of(&self, laws: &mut Vec<Law>, key: &str, inputs: &[(&str, &Argument)], body: &str) {
+    pub(super) fn law_of(&self, laws: &mut Vec<Law>, key: &str, inputs: &[(&str, &Argument)], body: &str) {
         let drawn = || inputs.iter().flat_map(|(name, a)| a.variables.iter().map(move |v| (name, v)));
         let n = drawn().map(|(_, v)| v.strategies.len()).max().unwrap_or(1);
+        let like_examples = drawn().any(|(_, v)| v.is_like_examples);
         for width in 0..n {
             let inputs: Vec<String> = drawn()
                 .map(|(name, v)| {
                     format!("{name}{} in {}", v.suffix, v.strategies[width.min(v.strategies.len() - 1)])
                 })
                 .collect();
-            let base = self.name.trim_start_matches("r#");
-            let name = if width == 0 {
-                format!("{base}_{key}")
-            } else {
-                format!("{base}_{key}_{}", ["", "on_small_inputs", "on_simple_inputs"][width.min(2)])
+            let range = match width {
+                0 => "",
+                1 => "_on_small_inputs",
+                _ if like_examples => "_on_inputs_like_the_examples",
+                _ => "_on_simple_inputs",
             };
-            let code =
-                format!("    #[test]\n    fn {name}({}) {{\n        {body}\n    }}", inputs.join(", "));
-            laws.push(Law { name, code, key: key.to_owned() });
+            laws.push(Law {
+                key: key.to_owned(),
+                is_part: width > 0,
+                ..self.test(&format!("{key}{range}"), &inputs, body)
+            });
         }
+    }
+
+    /// The test of one law.
+    pub(super) fn test(&self, name: &str, inputs: &[String], body: &str) -> Law {
+        let key = name.to_owned();
+        let name = format!("{}_{name}", self.name.trim_start_matches("r#"));
+        let code = format!("    #[test]\n    fn {name}({}) {{\n        {body}\n    }}", inputs.join(", "));
+        Law { name, code, key, is_part: false, is_a_guess: false }
     }
 }
 
@@ -292,6 +311,6 @@ fn number_type(argument: &Argument) -> &str {
     }
 }
 
-fn is_ordered(ty: &str) -> bool {
+pub(super) fn is_ordered(ty: &str) -> bool {
     number(ty).is_some() || ty == "bool"
 }
