@@ -41,7 +41,9 @@ const MAX_ARGUMENTS: usize = 6;
 const MAX_VARIABLES: usize = 8;
 
 /// Most laws of a signature that are tried.
-const MAX_TRIED: usize = 40;
+const MAX_TRIED: usize = 36;
+/// With so many laws of its signature a row's examples are left as they are.
+const ENOUGH: usize = 12;
 /// Most laws that hold of which it is asked whether they kill.
 const MAX_JUDGED: usize = 8;
 
@@ -56,7 +58,9 @@ pub fn laws(row: &CorpusRow) -> Vec<Law> {
         laws.truncate(MAX_TRIED);
         laws.retain(|law| law.key != cut);
     }
-    laws.extend(generalised(&row.unit_tests));
+    if laws.len() < ENOUGH {
+        laws.extend(generalised(&row.unit_tests));
+    }
     laws.extend(no_panic);
     let mut names = BTreeSet::new();
     for law in &mut laws {

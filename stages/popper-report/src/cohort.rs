@@ -8,6 +8,7 @@ use record::generation::{FinishReason, Sample};
 use record::mutation::SampleResult;
 use scores::bootstrap::Ratio;
 
+use crate::checks::{RestsOn, distrust};
 use crate::inputs::{Corpus, Evaluation};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +26,7 @@ pub(crate) struct Function<'i> {
     pub(crate) split: Split,
     /// Both `None` when nothing was generated for it: that counts as a failure.
     pub(crate) compile: Option<&'i CompileResult>,
+    /// `None` too when what came of running tests does not count.
     pub(crate) run: Option<&'i SampleResult>,
     /// `None` too when the samples were not given.
     pub(crate) sample: Option<&'i Sample>,
@@ -78,10 +80,13 @@ impl<'i> Function<'i> {
 #[derive(Debug)]
 pub(crate) struct Cohort<'i> {
     functions: Vec<Function<'i>>,
+    /// Whether what came of running tests counts; else no function has a run.
+    pub(crate) counts_runs: bool,
 }
 
 impl<'i> Cohort<'i> {
     pub(crate) fn new(corpus: &'i Corpus, evaluation: &'i Evaluation) -> Self {
+        let counts_runs = distrust(evaluation, RestsOn::Running).is_none();
         let is_first = |idx: u32, round: u32| idx == 0 && round == 0;
         let compile: BTreeMap<&str, &CompileResult> = evaluation
             .compile
@@ -96,7 +101,7 @@ impl<'i> Cohort<'i> {
             .value
             .samples
             .iter()
-            .filter(|s| is_first(s.sample_idx, s.round))
+            .filter(|s| counts_runs && is_first(s.sample_idx, s.round))
             .map(|s| (&*s.task_id, s))
             .collect();
         let samples = evaluation.samples.iter().filter(|s| is_first(s.sample_idx, s.round));
@@ -110,7 +115,7 @@ impl<'i> Cohort<'i> {
         };
         let holdout = corpus.holdout.iter().map(|row| function(row, Split::Holdout));
         let stress = corpus.stress.iter().map(|row| function(row, Split::Stress));
-        Self { functions: holdout.chain(stress).collect() }
+        Self { functions: holdout.chain(stress).collect(), counts_runs }
     }
 
     pub(crate) fn of(&self, split: Split) -> Vec<Function<'i>> {

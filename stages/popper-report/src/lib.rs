@@ -20,7 +20,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use stage_kit::{Alias, Context, Outcome, PortSpec, Result, Stage, StageError, Target, files};
 
-use crate::checks::Subject;
+use crate::checks::{RestsOn, Subject, distrust};
 use crate::cohort::Cohort;
 use crate::inputs::Inputs;
 use crate::render::Page;
@@ -84,6 +84,12 @@ impl Stage for PopperReport {
         let inputs = Inputs::load(context)?;
         let tuned = Cohort::new(&inputs.corpus, &inputs.tuned);
         let subject = Subject { inputs: &inputs, tuned, seed: context.seed() };
+        for (whose, evaluation) in [("", Some(&inputs.tuned)), (" of the base model", inputs.base.as_ref())] {
+            let kinds = [RestsOn::Compiling, RestsOn::Running];
+            if let Some(why) = evaluation.and_then(|e| kinds.into_iter().find_map(|on| distrust(e, on))) {
+                context.warn(&format!("results{whose} that are not counted: {why}"));
+            }
+        }
         let report = verdict::report(&subject);
         let gates = verdict::gates_file(&report);
         let drops = inputs.baseline.as_ref().map(|old| regression::drops(old, &report));

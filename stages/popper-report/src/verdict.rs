@@ -4,7 +4,7 @@ use record::report::{Check, CheckVerdict, Comparison, Gate, Gates, Measured, Tie
 use record::report::{REPORT_SCHEMA_VERSION, Report};
 use scores::{mean, pass_at_k};
 
-use crate::checks::{self, Subject, costs};
+use crate::checks::{self, RestsOn, Subject, costs};
 use crate::cohort::Cohort;
 use crate::hypotheses;
 use crate::inputs::{Evaluation, Inputs};
@@ -150,24 +150,24 @@ fn tier(scale: &Scale, measured: Option<f64>) -> Tier {
     }
 }
 
-/// Whether the controls bear out what running tests said of these samples.
+/// Whether what running tests said of these samples counts.
 fn is_trusted(evaluation: &Evaluation) -> bool {
-    checks::broken_controls(&evaluation.mutation.value).is_empty()
+    checks::distrust(evaluation, RestsOn::Running).is_none()
 }
 
 /// Tuned beside base, every measure; a difference where both exist. What rests on running tests stays out where the
 /// controls do not hold.
 fn comparison(subject: &Subject<'_>) -> Vec<Comparison> {
     let base = subject.inputs.base.as_ref();
-    let base = base.map(|b| (Cohort::new(&subject.inputs.corpus, b), is_trusted(b)));
-    let tuned_is_trusted = is_trusted(&subject.inputs.tuned);
+    let base = base.map(|b| (Cohort::new(&subject.inputs.corpus, b), b));
     let mut rows: Vec<Comparison> = MEASURES
         .iter()
         .map(|measure| {
             let rates = |cohort: &Cohort<'_>| Rates::of(&cohort.holdout(), measure.of, subject.seed);
-            let counts = |is_trusted: bool| is_trusted || !measure.rests_on_runs;
-            let tuned = counts(tuned_is_trusted).then(|| rates(&subject.tuned));
-            let base = base.as_ref().filter(|(_, trusted)| counts(*trusted)).map(|(cohort, _)| rates(cohort));
+            let rests_on = if measure.rests_on_runs { RestsOn::Running } else { RestsOn::Compiling };
+            let counts = |evaluation: &Evaluation| checks::distrust(evaluation, rests_on).is_none();
+            let tuned = counts(&subject.inputs.tuned).then(|| rates(&subject.tuned));
+            let base = base.as_ref().filter(|(_, base)| counts(base)).map(|(cohort, _)| rates(cohort));
             Comparison {
                 metric: measure.key.to_owned(),
                 tuned: tuned.as_ref().and_then(|t| t.measured("rate", 1.0)),
@@ -236,12 +236,8 @@ fn pass_at(inputs: &Inputs, evaluation: &Evaluation, k: u64, seed: u64) -> Optio
 
 /// The verdict in one sentence.
 pub(crate) fn sentence(subject: &Subject<'_>, report: &Report) -> String {
-    let broken = checks::broken_controls(&subject.inputs.tuned.mutation.value);
-    if !broken.is_empty() {
-        return format!(
-            "The harness is not to be trusted: a control does not hold ({}), so nothing that rests on running tests was counted.",
-            broken.join("; ")
-        );
+    if let Some(why) = checks::distrust(&subject.inputs.tuned, RestsOn::Running) {
+        return format!("Nothing that rests on running tests was counted: {why}.");
     }
     let named = |verdict: CheckVerdict| -> Vec<&str> {
         report.gates.iter().filter(|g| g.verdict == verdict).map(|g| gate_name(&g.id)).collect()

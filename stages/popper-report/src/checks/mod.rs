@@ -12,7 +12,7 @@ use record::mutation::{Control, Controls, TestResults};
 use record::report::{Check, CheckVerdict, Evidence, Measured};
 
 use crate::cohort::Cohort;
-use crate::inputs::Inputs;
+use crate::inputs::{Evaluation, Inputs};
 
 /// What the checks look at.
 pub(crate) struct Subject<'i> {
@@ -28,8 +28,18 @@ pub(crate) struct Spec {
     claim: &'static str,
     threshold: &'static str,
     judge: fn(&Subject<'_>) -> Finding,
-    /// Rests on running generated tests, so it is worth nothing when a control fails.
-    needs_controls: bool,
+    rests_on: RestsOn,
+}
+
+/// What a check's numbers were taken from. They are worth nothing when it can't be believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RestsOn {
+    /// Neither of the two.
+    Other,
+    /// What the compiler said of generated tests.
+    Compiling,
+    /// What came of running them.
+    Running,
 }
 
 /// What a check found.
@@ -76,7 +86,17 @@ const fn spec(
     threshold: &'static str,
     judge: fn(&Subject<'_>) -> Finding,
 ) -> Spec {
-    Spec { id, points, claim, threshold, judge, needs_controls: false }
+    Spec { id, points, claim, threshold, judge, rests_on: RestsOn::Other }
+}
+
+const fn compile_spec(
+    id: &'static str,
+    points: u32,
+    claim: &'static str,
+    threshold: &'static str,
+    judge: fn(&Subject<'_>) -> Finding,
+) -> Spec {
+    Spec { id, points, claim, threshold, judge, rests_on: RestsOn::Compiling }
 }
 
 const fn run_spec(
@@ -86,7 +106,7 @@ const fn run_spec(
     threshold: &'static str,
     judge: fn(&Subject<'_>) -> Finding,
 ) -> Spec {
-    Spec { id, points, claim, threshold, judge, needs_controls: true }
+    Spec { id, points, claim, threshold, judge, rests_on: RestsOn::Running }
 }
 
 /// The groups by the first letter of a check's id.
@@ -105,10 +125,10 @@ pub(crate) const SPECS: [Spec; 26] = [
     spec("r2", 5, "Training again gives the same weights", "0 files differ", reproducible::weights),
     run_spec("r3", 5, "Evaluating again gives the same results", "0 samples differ", reproducible::results),
     spec("r4", 5, "The environment is locked", "the lock is complete and agrees", locked::environment),
-    spec("c1", 5, "Generated tests parse", "≥ 95 %", works::parses),
-    spec("c2", 5, "Generated tests type-check", "≥ 90 %", works::type_checks),
-    spec("c3", 5, "Tests that type-check raise no lint", "≥ 90 %", works::lints),
-    spec("c4", 5, "Generated tests link", "≥ 90 %", works::links),
+    compile_spec("c1", 5, "Generated tests parse", "≥ 95 %", works::parses),
+    compile_spec("c2", 5, "Generated tests type-check", "≥ 90 %", works::type_checks),
+    compile_spec("c3", 5, "Tests that type-check raise no lint", "≥ 90 %", works::lints),
+    compile_spec("c4", 5, "Generated tests link", "≥ 90 %", works::links),
     run_spec("x1", 5, "Tests that type-check pass on the correct function", "≥ 85 %", works::passes),
     run_spec(
         "x2",
@@ -121,7 +141,7 @@ pub(crate) const SPECS: [Spec; 26] = [
     run_spec("x4", 5, "No assertion is a tautology", "0 samples", works::tautologies),
     run_spec("v1", 5, "Tests cover branches that had no test before", "≥ +5 pp", works::branches),
     run_spec("v2", 5, "Tests cover lines that had no test before", "≥ +10 pp", works::lines),
-    spec("v3", 5, "Tests reach the function with an edge case", "≥ 70 %", works::edge_cases),
+    compile_spec("v3", 5, "Tests reach the function with an edge case", "≥ 70 %", works::edge_cases),
     spec("e1", 3, "Training stays below 8 GiB of GPU memory", "< 8 GiB", costs::gpu_memory),
     spec("e2", 4, "Training takes less than four hours", "< 4 h", costs::training_time),
     spec("e3", 3, "Generation takes at most a second per function", "p50 ≤ 1 s", costs::latency),
@@ -130,9 +150,9 @@ pub(crate) const SPECS: [Spec; 26] = [
     run_spec("g3", 2, "Works for async functions", "≥ 80 % pass", works::asynchronous),
     run_spec("g4", 2, "Works for unsafe functions (stress set)", "≥ 80 % pass", works::unsafe_code),
     run_spec("g5", 2, "Works for functions that use macros (stress set)", "≥ 80 % pass", works::macros),
-    spec("d1", 2, "Test names are at least two words", "≥ 90 %, none like `test1`", readable::names),
-    spec("d2", 2, "Tests carry a comment", "≥ 50 %", readable::comments),
-    spec(
+    compile_spec("d1", 2, "Test names are at least two words", "≥ 90 %, none like `test1`", readable::names),
+    compile_spec("d2", 2, "Tests carry a comment", "≥ 50 %", readable::comments),
+    compile_spec(
         "d3",
         1,
         "Names of property-test variables are longer than a letter",
@@ -143,19 +163,18 @@ pub(crate) const SPECS: [Spec; 26] = [
 
 /// Judges all of them, in order.
 pub(crate) fn all(subject: &Subject<'_>) -> Vec<Check> {
-    let broken = broken_controls(&subject.inputs.tuned.mutation.value);
-    SPECS.iter().map(|spec| check(spec, subject, &broken)).collect()
+    SPECS.iter().map(|spec| check(spec, subject)).collect()
 }
 
-fn check(spec: &Spec, subject: &Subject<'_>, broken: &[String]) -> Check {
-    let finding = if spec.needs_controls && !broken.is_empty() {
-        Finding::not_tested(format!(
-            "a control does not hold ({}): the harness is not to be trusted",
-            broken.join("; ")
-        ))
-        .with([&subject.inputs.tuned.mutation.evidence])
-    } else {
-        (spec.judge)(subject)
+fn check(spec: &Spec, subject: &Subject<'_>) -> Check {
+    let tuned = &subject.inputs.tuned;
+    let evidence = match spec.rests_on {
+        RestsOn::Compiling => &tuned.compile.evidence,
+        _ => &tuned.mutation.evidence,
+    };
+    let finding = match distrust(tuned, spec.rests_on) {
+        Some(why) => Finding::not_tested(why).with([evidence]),
+        None => (spec.judge)(subject),
     };
     let verdict = match finding.holds {
         Some(true) => CheckVerdict::Corroborated,
@@ -181,6 +200,38 @@ pub(crate) fn controls(controls: &Controls) -> [(&'static str, &Control); 3] {
         ("vacuous test", &controls.vacuous_test),
         ("shuffled pairing", &controls.shuffled_pairing),
     ]
+}
+
+/// Why numbers that rest on this are not to be counted. `None`: they are.
+pub(crate) fn distrust(evaluation: &Evaluation, rests_on: RestsOn) -> Option<String> {
+    if rests_on == RestsOn::Other {
+        return None;
+    }
+    let compiled = &evaluation.compile.value.samples;
+    let unnamed = compiled.iter().filter(|s| s.completion_sha256.is_empty()).count();
+    // Without samples there is nothing that a digest could be of.
+    if unnamed > 0 && evaluation.samples_evidence.is_some() {
+        return Some(format!(
+            "{unnamed} of {} compile results do not name the completion that was compiled (`completion_sha256`): nothing shows \
+             that they are of these samples",
+            compiled.len()
+        ));
+    }
+    if rests_on == RestsOn::Compiling {
+        return None;
+    }
+    let run = &evaluation.mutation.value.samples;
+    let unnamed = run.iter().filter(|s| s.tests_sha256.is_empty()).count();
+    if unnamed > 0 {
+        return Some(format!(
+            "{unnamed} of {} test results do not name the tests that were run (`tests_sha256`): nothing shows that they are of \
+             these samples",
+            run.len()
+        ));
+    }
+    let broken = broken_controls(&evaluation.mutation.value);
+    (!broken.is_empty())
+        .then(|| format!("a control does not hold ({}): the harness is not to be trusted", broken.join("; ")))
 }
 
 /// Controls that do not bear the harness out: by name, and why.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use record::report::{Evidence, Measured};
 use record::training::StepRecord;
 
-use super::{Finding, Subject, broken_controls};
+use super::{Finding, RestsOn, Subject, distrust};
 
 pub(super) fn losses(subject: &Subject<'_>) -> Finding {
     let (Some(first), Some(again)) = (&subject.inputs.training.steps, &subject.inputs.training_repeat.steps)
@@ -78,10 +78,8 @@ pub(super) fn results(subject: &Subject<'_>) -> Finding {
     let Some(again) = &subject.inputs.repeat else {
         return Finding::missing("compile_repeat, mutation_repeat");
     };
-    let broken = broken_controls(&again.mutation.value);
-    if !broken.is_empty() {
-        let why = format!("a control of the repeat does not hold ({})", broken.join("; "));
-        return Finding::not_tested(why).with([&again.mutation.evidence]);
+    if let Some(why) = distrust(again, RestsOn::Running) {
+        return Finding::not_tested(format!("of the repeat: {why}")).with([&again.mutation.evidence]);
     }
     let first = &subject.inputs.tuned;
     let compiled = differences(&first.compile.value.samples, &again.compile.value.samples, |s| {

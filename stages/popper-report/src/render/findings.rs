@@ -9,8 +9,8 @@ use crate::cohort::{Cohort, Function};
 
 #[derive(Debug)]
 pub(super) struct Findings {
-    /// Holdout functions left after each step.
-    pub(super) funnel: [(&'static str, usize); 6],
+    /// Holdout functions left after each step that counts.
+    pub(super) funnel: Vec<(&'static str, usize)>,
     pub(super) total: usize,
     /// Error code (or `syntax`, `refused`) with its number of samples and one message, most frequent first.
     pub(super) errors: Vec<(String, usize, String)>,
@@ -26,14 +26,16 @@ impl Findings {
     pub(super) fn of(cohort: &Cohort<'_>) -> Self {
         let holdout = cohort.holdout();
         let count = |of: &dyn Fn(&Function<'_>) -> bool| holdout.iter().filter(|f| of(f)).count();
-        let funnel = [
+        let mut funnel = vec![
             ("a sample exists", count(&|f| f.compile.is_some())),
             ("it parses", count(&|f| f.parses())),
             ("it type-checks", count(&|f| f.type_checks())),
             ("it links", count(&|f| f.links())),
-            ("its tests pass", count(&|f| f.passes())),
-            ("they kill a mutant", count(&|f| f.mutants().numerator > 0.0)),
         ];
+        if cohort.counts_runs {
+            funnel.push(("its tests pass", count(&|f| f.passes())));
+            funnel.push(("they kill a mutant", count(&|f| f.mutants().numerator > 0.0)));
+        }
         Self { funnel, total: holdout.len(), errors: errors(&holdout), verdicts: verdicts(&holdout) }
     }
 }

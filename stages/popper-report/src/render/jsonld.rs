@@ -78,9 +78,11 @@ fn result(function: &Function<'_>) -> Option<Value> {
         "sha256": tests,
         "parses": function.parses(),
         "typeChecks": function.type_checks(),
-        "passes": function.passes(),
     });
     let node_map = node.as_object_mut()?;
+    if function.run.is_some() {
+        node_map.insert("passes".to_owned(), json!(function.passes()));
+    }
     let mutants = function.mutants();
     if mutants.denominator > 0.0 {
         node_map.insert("mutantsKilled".to_owned(), json!(mutants.numerator));

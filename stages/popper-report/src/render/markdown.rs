@@ -62,7 +62,7 @@ impl Page<'_> {
         if let Some(broken) = self.base_is_not_trusted() {
             let _ = writeln!(
                 out,
-                "\nA control of the base model's run does not hold ({broken}), so nothing is compared that rests on running tests."
+                "\nNothing is compared that rests on running tests, because of the base model's results: {broken}."
             );
         }
         out.push_str(
@@ -114,7 +114,7 @@ impl Page<'_> {
         self.hansei_checks(&mut out, CheckVerdict::NotTested, "Claims that were not tested");
         out.push_str("\n## Where answers are lost\n\n");
         let mut before: Option<usize> = None;
-        for (name, n) in self.findings.funnel {
+        for &(name, n) in &self.findings.funnel {
             let lost = before.map_or(String::new(), |b| format!(" ({} lost)", b.saturating_sub(n)));
             let _ = writeln!(out, "- {name}: {n} of {}{lost}", self.findings.total);
             before = Some(n);

@@ -8,7 +8,7 @@ use super::findings::verdict_word as test_verdict;
 use super::html::badge;
 use super::text::{clipped, compared, compared_interval, esc, number, prose, short};
 use super::{Page, charts};
-use crate::checks;
+use crate::checks::{self, RestsOn};
 use crate::cohort::Function;
 use crate::inputs::provenance;
 use crate::measures::{MEASURES, Rates};
@@ -78,7 +78,7 @@ impl Page<'_> {
         } else if let Some(broken) = self.base_is_not_trusted() {
             let _ = writeln!(
                 out,
-                "<p>{} A control of the base model's run does not hold ({}), so nothing is compared that rests on running tests.</p>",
+                "<p>{} Nothing is compared that rests on running tests, because of the base model's results: {}.</p>",
                 badge(CheckVerdict::NotTested),
                 esc(&broken)
             );
@@ -102,11 +102,10 @@ impl Page<'_> {
         comparison_table(out, &rows);
     }
 
-    /// The base model's controls that do not hold, in words.
+    /// Why the base model's runs do not count, in words.
     pub(super) fn base_is_not_trusted(&self) -> Option<String> {
         let base = self.subject.inputs.base.as_ref()?;
-        let broken = checks::broken_controls(&base.mutation.value);
-        (!broken.is_empty()).then(|| broken.join("; "))
+        checks::distrust(base, RestsOn::Running)
     }
 
     pub(super) fn html_strata(&self, out: &mut String) {
@@ -126,7 +125,7 @@ impl Page<'_> {
                 n.to_string(),
                 share(&|f| f.parses()),
                 share(&|f| f.type_checks()),
-                share(&|f| f.passes()),
+                if self.subject.tuned.counts_runs { share(&|f| f.passes()) } else { "not tested".to_owned() },
                 mutants.map_or("not tested".to_owned(), |m| format!("{:.1} %", m.value)),
             ];
             row(out, &heads, &cells);

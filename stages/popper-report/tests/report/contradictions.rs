@@ -244,11 +244,62 @@ fn results_of_another_run_with_the_same_numbers_are_refused() {
         COMPILE,
         "another completion was compiled than the sample holds",
     );
-    // Whoever writes these files by a program of their own may leave the digests out.
+}
+
+/// Whoever writes these files by a program of their own may leave the digests out. Then nothing shows whose results they
+/// are, and nothing that rests on them is worth a point, passes a gate, or stands beside another number.
+#[test]
+fn results_that_do_not_say_whose_they_are_count_for_nothing() {
     let fixture = perfect();
     fixture.edit(RESULTS, |v| drop(v["samples"][3].as_object_mut().unwrap().remove("tests_sha256")));
+    fixture.run(Params::default()).unwrap();
+    let report = fixture.report();
+    for id in ["x1", "x2", "x3", "x4", "v1", "v2", "g1", "g5", "r3"] {
+        let check = check(&report, id);
+        assert_eq!(check.verdict, CheckVerdict::NotTested, "{id}");
+        assert!(
+            check.detail.contains("do not name the tests that were run (`tests_sha256`)"),
+            "{}",
+            check.detail
+        );
+        assert!(check.measured.is_none());
+    }
+    assert_eq!(verdict(&report, "c2"), CheckVerdict::Corroborated);
+    assert_eq!(report.gates[2].verdict, CheckVerdict::NotTested, "the mutation score");
+    assert!(!fixture.gates().passed);
+    assert!(report.comparison.iter().all(|c| !c.metric.starts_with("pass") || c.tuned.is_none()));
+    for page in ["report.html", "report.md"] {
+        assert!(fixture.text(page).contains("Nothing that rests on running tests was counted"), "{page}");
+    }
+    assert!(!fixture.text("metrics.jsonld").contains("\"passes\""));
+
     fixture.edit(COMPILE, |v| drop(v["samples"][3].as_object_mut().unwrap().remove("completion_sha256")));
     fixture.run(Params::default()).unwrap();
+    let report = fixture.report();
+    for id in ["c1", "c2", "c3", "c4", "v3", "d1", "d2", "d3", "x1", "g2"] {
+        assert_eq!(verdict(&report, id), CheckVerdict::NotTested, "{id}");
+        assert!(check(&report, id).detail.contains("`completion_sha256`"), "{id}");
+    }
+    assert_eq!(report.gates[1].verdict, CheckVerdict::NotTested, "the compile rate");
+    assert_eq!(verdict(&report, "r1"), CheckVerdict::Corroborated);
+}
+
+#[test]
+fn a_base_whose_results_do_not_say_whose_they_are_is_not_compared() {
+    let fixture = perfect();
+    fixture.edit("mutation_base/test_results.json", |v| {
+        for sample in v["samples"].as_array_mut().unwrap() {
+            sample.as_object_mut().unwrap().remove("tests_sha256");
+        }
+    });
+    fixture.run(Params::default()).unwrap();
+    let report = fixture.report();
+    let pass = report.comparison.iter().find(|c| c.metric == "pass_rate").unwrap();
+    assert!(pass.tuned.is_some() && pass.base.is_none() && pass.difference.is_none(), "{pass:?}");
+    assert!(
+        fixture.text("report.html").contains("because of the base model&#39;s results")
+            || fixture.text("report.html").contains("because of the base model's results")
+    );
 }
 
 #[test]

@@ -144,7 +144,7 @@ fn a_control_that_fails_takes_every_check_that_runs_tests_along() {
     }
     assert_eq!(verdict(&report, "c2"), CheckVerdict::Corroborated);
     assert_eq!(report.gates[2].verdict, CheckVerdict::NotTested);
-    assert!(fixture.text("report.html").contains("The harness is not to be trusted"));
+    assert!(fixture.text("report.html").contains("the harness is not to be trusted"));
 }
 
 #[test]
