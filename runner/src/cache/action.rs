@@ -1,11 +1,10 @@
 //! Action entries: what a stage made under a key, with every component of that key.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Entry, Result, Store};
+use super::{Entry, Result, Store, read_text};
 use crate::plan::KeyComponents;
 
 const ACTION_SCHEMA_VERSION: u32 = 2;
@@ -69,7 +68,7 @@ impl Store {
     /// The entry of a key; `None` where there is none or it is damaged.
     pub fn action(&self, key: &str) -> Option<ActionEntry> {
         let path = self.sharded("actions", key);
-        let text = match fs::read_to_string(&path) {
+        let text = match read_text(&path) {
             Ok(text) => text,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return None,
             Err(_) => String::new(),
@@ -118,7 +117,7 @@ impl Store {
 
     /// Keys that a node ran under, oldest first.
     pub fn history(&self, node: &str) -> Vec<String> {
-        let text = fs::read_to_string(self.history_path(node)).unwrap_or_default();
+        let text = read_text(&self.history_path(node)).unwrap_or_default();
         text.lines().map(str::to_owned).collect()
     }
 

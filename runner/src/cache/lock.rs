@@ -19,7 +19,8 @@ impl FileLock {
     /// # Errors
     /// The lock file can't be made.
     pub fn try_exclusive(path: &Path) -> Result<Option<Self>> {
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(path);
+        // For reading too: a pipe in its place is then opened without waiting for a reader.
+        let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path);
         let file = file.map_err(|e| CacheError::io("open the lock", path, e))?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Some(Self { _file: file })),

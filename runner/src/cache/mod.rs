@@ -79,9 +79,13 @@ impl Store {
 
     fn check_version(&self) -> Result<()> {
         let version = self.root.join("VERSION");
-        match fs::read_to_string(&version) {
-            Ok(found) if found == VERSION => Ok(()),
-            Ok(found) => Err(CacheError::Version { path: version, found: found.trim().to_owned() }),
+        match read_text(&version) {
+            Ok(found) if found.trim() == VERSION.trim() => Ok(()),
+            Ok(found) if !found.trim().is_empty() => {
+                Err(CacheError::Version { path: version, found: found.trim().to_owned() })
+            }
+            // A lost write leaves an empty file.
+            Ok(_) => self.write_atomically(&version, VERSION.as_bytes(), false),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 // The cache declares itself as such to git.
                 let _ = fs::write(self.root.join(".gitignore"), "*\n");
@@ -168,7 +172,7 @@ impl Store {
 
     /// A remembered answer: `kind` is `describe` or `tools`, `name` a digest.
     pub fn recall(&self, kind: &str, name: &str) -> Option<String> {
-        fs::read_to_string(self.root.join(kind).join(name)).ok()
+        read_text(&self.root.join(kind).join(name)).ok()
     }
 
     /// Remembers an answer. Best effort.
@@ -227,6 +231,18 @@ fn flatten(top: &Path) {
 fn process_space() -> String {
     let link = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
     link.to_string_lossy().chars().filter(char::is_ascii_digit).collect()
+}
+
+/// A file of the store. What is no plain file is damage: reading a pipe would wait for somebody who writes.
+fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    if !fs::metadata(path)?.is_file() {
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "is not a plain file"));
+    }
+    fs::read(path)
+}
+
+fn read_text(path: &Path) -> std::io::Result<String> {
+    String::from_utf8(read(path)?).map_err(|e| std::io::Error::new(std::io::ErrorKind::InvalidData, e))
 }
 
 fn sync_dir(dir: &Path) -> Result<()> {

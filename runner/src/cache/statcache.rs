@@ -38,7 +38,7 @@ struct State {
 impl StatCache {
     /// An unreadable or damaged file is an empty cache.
     pub(crate) fn load(path: &Path) -> Self {
-        let text = fs::read_to_string(path).unwrap_or_default();
+        let text = super::read_text(path).unwrap_or_default();
         let records = text.lines().filter_map(parse).collect();
         Self { state: Mutex::new(State { records, dirty: false }) }
     }

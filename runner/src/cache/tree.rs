@@ -8,7 +8,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::blob::{Presence, is_executable};
-use super::{CacheError, DEEPEST, Result, Store};
+use super::{CacheError, DEEPEST, Result, Store, read};
 
 /// From here on files are not made durable one by one.
 const MANY: usize = 50;
@@ -170,7 +170,7 @@ impl Store {
     fn put_tree(&self, tree: &Tree, durable: bool) -> Result<Entry> {
         let (digest, bytes) = tree.encode();
         let path = self.sharded("trees", &digest);
-        match fs::read(&path) {
+        match read(&path) {
             Ok(found) if found == bytes => return Ok(Entry::Dir { digest }),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
             _ => self.quarantine(&path, &format!("the cached tree {}", &digest[..12])),
@@ -182,7 +182,7 @@ impl Store {
     /// `None`: missing or damaged.
     pub fn tree(&self, digest: &str) -> Option<Tree> {
         let path = self.sharded("trees", digest);
-        let bytes = match fs::read(&path) {
+        let bytes = match read(&path) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return None,
             Err(_) => Vec::new(),

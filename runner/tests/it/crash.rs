@@ -161,6 +161,17 @@ fn a_cache_of_another_format_is_refused() {
 }
 
 #[test]
+fn a_cache_whose_format_was_lost_is_used() {
+    let project = Project::new(TWO_STAGES);
+    project.write("data/a", "hello");
+    project.runner(&["run"]).expect(0);
+    for left in ["", "1"] {
+        project.write(".testforge/VERSION", left);
+        project.runner(&["run"]).expect(0).says("2 hits");
+    }
+}
+
+#[test]
 fn leftovers_of_dead_runners_are_swept() {
     let project = Project::new(TWO_STAGES);
     project.write("data/a", "hello");

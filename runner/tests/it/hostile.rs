@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::support::{Project, alive, files, wait_for};
@@ -139,7 +140,7 @@ fn who_was_the_runner_s_child_before_stays() {
     let project =
         Project::new("[stage.a]\nrun = [\"sh\", \"-c\", \"echo 1 > {out.o}\"]\noutputs = [\"o\"]\n");
     let script = format!("sleep 60 & echo $! > pid; exec {} run", env!("CARGO_BIN_EXE_runner"));
-    let mut shell = std::process::Command::new("sh");
+    let mut shell = Command::new("sh");
     shell.args(["-c", &script]).current_dir(project.path("")).stdout(std::process::Stdio::null());
     assert!(shell.status().unwrap().success());
     let pid = project.read("pid");
@@ -291,6 +292,29 @@ fn folders_where_the_cache_has_files_are_set_aside() {
         }
         project.runner(&["run"]).expect(0).says("1 done");
         project.runner(&["run"]).expect(0).says("1 hits");
+    }
+}
+
+#[test]
+fn pipes_where_the_cache_has_files_hold_nobody_up() {
+    let project = Project::new(
+        "[stage.a]\nrun = [\"sh\", \"-c\", \"mkdir {out.o}; echo 1 > {out.o}/x\"]\noutputs = [\"o\"]",
+    );
+    for kind in ["actions", "trees", "blobs", "history", "locks", "tools", "stat"] {
+        project.runner(&["run"]).expect(0);
+        let root = project.path(&format!(".testforge/{kind}"));
+        for file in if root.is_file() { vec![root] } else { crate::support::files(&root) } {
+            fs::remove_file(&file).unwrap();
+            assert!(Command::new("mkfifo").arg(&file).status().unwrap().success());
+        }
+        let mut run = project.start(&["run"]);
+        let ended = (0..600).find_map(|_| {
+            std::thread::sleep(Duration::from_millis(100));
+            run.try_wait().unwrap()
+        });
+        run.kill().unwrap();
+        assert_eq!(ended.and_then(|status| status.code()), Some(0), "{kind}");
+        assert_eq!(project.newest_text("stages/a/o/x").trim(), "1", "{kind}");
     }
 }
 
