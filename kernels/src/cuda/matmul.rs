@@ -4,6 +4,7 @@
 //! dimension is long, [`split`] cuts it into equal parts: one batched product makes a float32 result of each, and
 //! `sum_parts.cu` adds them in order.
 
+use super::algorithm::{offered, preferred};
 use super::error::CudaError;
 use super::gpu::Gpu;
 use super::launch::{Cost, Work};
@@ -251,7 +252,7 @@ impl Matmul {
         }
         finish.check(&what, c)?;
         gpu.bind()?;
-        let plan = Plan::new(&gpu, form, (a, b, c), batch, finish, rows.unwrap_or(m))
+        let plan = Plan::new(&gpu, form, (a, b, c), batch, finish, rows)
             .map_err(|error| CudaError::Matmul { what: what.clone(), status: format!("{:?}", error.0) })?;
         let elements = |t: &Tensor| (t.rows() * t.cols() * t.dtype().bytes()) as f64;
         let again = finish.addend.map_or(0.0, elements);
@@ -337,9 +338,10 @@ impl Plan {
         (a, b, c): (&Tensor, &Tensor, &Tensor),
         batch: Batch,
         finish: Finish<'_>,
-        like: usize,
+        rows: Option<usize>,
     ) -> Result<Self, lt::CublasError> {
         let (m, n, k) = sizes(form, a, b);
+        let (few, like) = (rows.is_some(), rows.unwrap_or(m));
         let addend = finish.addend.unwrap_or(c);
         let mut parts = Parts::default();
         let float = sys::cudaDataType_t::CUDA_R_32F;
@@ -379,16 +381,21 @@ impl Plan {
         let layouts = of_rows(m)?;
         let asked = if like == m { layouts } else { of_rows(like)? };
         let pref = lt::create_matmul_pref()?;
-        let [x, y, added, z] = asked;
         // SAFETY: all descriptors are alive; the preference is given back below.
         let found = unsafe {
             let set = preferences(pref, (a, b, addend, c));
-            let found = set
-                .and_then(|()| lt::get_matmul_algo_heuristic(gpu.inner.handle, desc, x, y, added, z, pref));
+            let found = set.and_then(|()| offered(gpu, desc, asked, pref));
             let _ = lt::destroy_matmul_pref(pref);
-            found
+            found?
         };
-        let algo = found?.algo;
+        let half = [a, b, c].iter().all(|t| t.dtype() == Dtype::Bf16);
+        let which = if half && batch.count == 1 && !few {
+            let waves: Vec<f32> = found.iter().map(|result| result.wavesCount).collect();
+            preferred(&waves, form, (m, n, k), gpu.properties().multiprocessors)
+        } else {
+            0
+        };
+        let algo = found[which].algo;
         if like != m {
             takes(gpu, desc, layouts, &algo)?;
         }

@@ -3,6 +3,7 @@
 //! A launcher in [`ops`] checks shapes and types once and returns a [`Work`]; works run in order on one stream, or as a
 //! [`Schedule`] with some of them beside it, started one by one or as a captured [`Graph`]. Kernels are compiled at run time ([`compile`]), so nothing here needs CUDA to be built.
 
+mod algorithm;
 pub mod compile;
 mod error;
 mod gpu;
