@@ -70,8 +70,8 @@ impl<'i> Function<'i> {
     /// Mutants killed (timeouts too) of those that compile and are not ignored. Nothing when the tests do not pass.
     pub(crate) fn mutants(&self) -> Ratio {
         self.run.and_then(|run| run.mutants.as_ref()).map_or(Ratio::default(), |m| {
-            let killed = m.killed + m.timeout;
-            Ratio::new(f64::from(killed), f64::from(killed + m.survived + m.no_coverage))
+            let killed = f64::from(m.killed) + f64::from(m.timeout);
+            Ratio::new(killed, killed + f64::from(m.survived) + f64::from(m.no_coverage))
         })
     }
 }

@@ -40,6 +40,7 @@ pub(crate) fn check(inputs: &Inputs, context: &Context) -> Result<()> {
         known_tasks(evaluation, &inputs.corpus, context)?;
         one_identity(evaluation)?;
         agrees(evaluation)?;
+        mutants_of_one_function(evaluation)?;
         suites(evaluation)?;
     }
     if let Some(base) = &inputs.base {
@@ -279,6 +280,26 @@ fn run_fault(result: &SampleResult) -> Option<String> {
     ];
     let over = parts.into_iter().find(|(covered, all)| covered > all);
     over.map(|(covered, all)| format!("{covered} of {all} branches or lines are covered"))
+}
+
+/// A function has the same mutants whatever suite they are run against.
+fn mutants_of_one_function(evaluation: &Evaluation) -> Result<()> {
+    let mut known: BTreeMap<&str, (u64, Key<'_>)> = BTreeMap::new();
+    for result in &evaluation.mutation.value.samples {
+        let Some(m) = &result.mutants else { continue };
+        let was_run = [m.killed, m.timeout, m.survived, m.no_coverage].map(u64::from).iter().sum::<u64>();
+        let all = was_run + u64::from(m.unviable) + u64::from(m.ignored);
+        let (first, key) = *known.entry(&result.task_id).or_insert((all, key_of_run(result)));
+        let why = if u64::from(m.in_source) > was_run {
+            format!("{} of {was_run} mutants were run written into the source", m.in_source)
+        } else if all != first {
+            format!("its function has {all} mutants, and {first} for {}", name(key))
+        } else {
+            continue;
+        };
+        return Err(contradiction(&evaluation.mutation.path, format!("{}: {why}", name(key_of_run(result)))));
+    }
+    Ok(())
 }
 
 /// The assured suites are made of samples that were run.

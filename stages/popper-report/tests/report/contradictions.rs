@@ -284,6 +284,52 @@ fn results_that_do_not_say_whose_they_are_count_for_nothing() {
     assert_eq!(verdict(&report, "r1"), CheckVerdict::Corroborated);
 }
 
+/// Sums of counts that a 32-bit number does not hold once came out as a score of 107 %.
+#[test]
+fn counts_of_mutants_are_summed_and_compared_as_they_are() {
+    let fixture = perfect();
+    fixture.edit(RESULTS, |v| {
+        v["samples"][0]["mutants"]["killed"] = json!(4_000_000_000u32);
+        v["samples"][0]["mutants"]["survived"] = json!(4_000_000_000u32);
+    });
+    fixture.run(Params::default()).unwrap();
+    let x2 = check(&fixture.report(), "x2").measured.clone().unwrap();
+    assert!((50.0..51.0).contains(&x2.value), "{x2:?}");
+    changed(
+        RESULTS,
+        |v| v["samples"][0]["mutants"]["in_source"] = json!(1000),
+        RESULTS,
+        "mutants were run written into the source",
+    );
+}
+
+#[test]
+fn one_function_has_the_same_mutants_in_every_result() {
+    let fixture = perfect();
+    let first = fixture.rows[0].id.clone();
+    fixture.edit(RESULTS, |v| {
+        let samples = v["samples"].as_array_mut().unwrap();
+        let mut again = samples.iter().find(|s| s["task_id"] == first.as_str()).unwrap().clone();
+        again["sample_idx"] = json!(1);
+        again["mutants"]["survived"] = json!(again["mutants"]["survived"].as_u64().unwrap() + 1);
+        samples.push(again);
+    });
+    fixture.edit(COMPILE, |v| {
+        let samples = v["samples"].as_array_mut().unwrap();
+        let mut again = samples.iter().find(|s| s["task_id"] == first.as_str()).unwrap().clone();
+        again["sample_idx"] = json!(1);
+        samples.push(again);
+    });
+    let path = fixture.path("samples/samples.jsonl");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let line = text.lines().find(|line| line.contains(&format!("{first:?}"))).unwrap();
+    std::fs::write(&path, format!("{text}{}\n", line.replace("\"sample_idx\":0", "\"sample_idx\":1")))
+        .unwrap();
+    let _ = std::fs::remove_file(fixture.path("samples/manifest.json"));
+    let error = fixture.run(Params::default()).unwrap_err();
+    assert!(error.to_string().contains("mutants, and"), "{error}");
+}
+
 #[test]
 fn a_base_whose_results_do_not_say_whose_they_are_is_not_compared() {
     let fixture = perfect();
