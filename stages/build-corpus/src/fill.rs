@@ -92,12 +92,17 @@ impl<'a> Filler<'a> {
         if !self.has_proptest() {
             return None;
         }
-        let laws = if has_properties(row) { Vec::new() } else { properties::laws(row) };
-        match laws.iter().all(|law| law.key == properties::NO_PANIC) {
-            _ if has_properties(row) => Some(0),
-            false => Some(0),
-            true if !laws.is_empty() => Some(1),
-            true => None,
+        if has_properties(row) {
+            return Some(0);
+        }
+        let laws = properties::laws(row);
+        let n_signature =
+            laws.iter().filter(|law| !law.is_a_guess && law.key != properties::NO_PANIC).count();
+        match laws.len() {
+            0 => None,
+            _ if n_signature >= properties::ENOUGH => Some(0),
+            n if n > n_signature && laws.iter().any(|law| law.key != properties::NO_PANIC) => Some(1),
+            _ => Some(2),
         }
     }
 
@@ -145,7 +150,7 @@ impl Filling<'_> {
     /// # Errors
     /// The compiler or the sandbox can't be used, or the stage was interrupted.
     pub fn seek(&mut self, candidates: Vec<Candidate>, funnel: &mut Funnel) -> Result<()> {
-        let mut tiers: [Vec<Candidate>; 2] = Default::default();
+        let mut tiers: [Vec<Candidate>; 3] = Default::default();
         for candidate in candidates {
             match self.filler.promise(&candidate.row) {
                 Some(tier) => tiers[usize::from(tier)].push(candidate),

@@ -41,9 +41,9 @@ const MAX_ARGUMENTS: usize = 6;
 const MAX_VARIABLES: usize = 8;
 
 /// Most laws of a signature that are tried.
-const MAX_TRIED: usize = 36;
+const MAX_TRIED: usize = 30;
 /// With so many laws of its signature a row's examples are left as they are.
-const ENOUGH: usize = 12;
+pub const ENOUGH: usize = 12;
 /// Most laws that hold of which it is asked whether they kill.
 const MAX_JUDGED: usize = 8;
 

@@ -76,11 +76,16 @@ impl Print {
         !self.runs.is_disjoint(&other.runs) || !self.runs.is_disjoint(&other.helper_runs)
     }
 
-    /// Minimum of each of 128 hash functions over the 5-grams.
-    fn minhash(&self) -> Vec<u64> {
-        let least = |i: u64| self.grams.iter().map(|g| mix(g ^ mix(i + 1))).min().unwrap_or(u64::MAX);
-        (0..HASHES as u64).map(least).collect()
+    /// Whether the two are nearly the same function, as they stand or with names taken out.
+    fn is_near(&self, other: &Self) -> bool {
+        self.jaccard(other) >= NEAR || self.nameless_jaccard(other) >= NEAR
     }
+}
+
+/// Minimum of each of 128 hash functions over the 5-grams.
+fn minhash(grams: &BTreeSet<u64>) -> Vec<u64> {
+    let least = |i: u64| grams.iter().map(|g| mix(g ^ mix(i + 1))).min().unwrap_or(u64::MAX);
+    (0..HASHES as u64).map(least).collect()
 }
 
 /// Near duplicates among many, by banded MinHash; what it proposes is checked exactly.
@@ -99,16 +104,17 @@ impl Index {
         self.prints.push(print);
     }
 
-    /// Whether something at [`NEAR`] or more was added before.
+    /// Whether something at [`NEAR`] or more was added before, with names or with names taken out.
     pub fn has_near(&self, print: &Print) -> bool {
         let ids: BTreeSet<usize> =
             bands(print).iter().filter_map(|k| self.bands.get(k)).flatten().copied().collect();
-        ids.into_iter().any(|id| self.prints[id].jaccard(print) >= NEAR)
+        ids.into_iter().any(|id| self.prints[id].is_near(print))
     }
 }
 
+/// Of the 5-grams with names, then of those without.
 fn bands(print: &Print) -> Vec<(usize, u64)> {
-    let hashes = print.minhash();
+    let hashes = [minhash(&print.grams), minhash(&print.nameless)].concat();
     hashes.chunks(BAND).enumerate().map(|(i, band)| (i, band.iter().fold(0, |acc, h| mix(acc ^ h)))).collect()
 }
 
@@ -228,6 +234,17 @@ mod tests {
         assert!(index.has_near(&print(&LONG.replace("t * 2", "t * 3"))));
         assert!(!index.has_near(&print("fn g(s: &str) -> String { s.chars().rev().collect() }")));
         assert!((print(LONG).jaccard(&print(LONG)) - 1.0).abs() < 1e-12);
+    }
+
+    /// A renamed copy with another number in it has another shape, and few 5-grams with its names in them.
+    #[test]
+    fn renamed_and_slightly_changed_copies_are_near() {
+        let mut index = Index::default();
+        index.add(print(LONG));
+        let renamed = "fn g(all: &[u32]) -> u32 { let mut sum = 0; for each in all { if *each > 3 { sum += *each; } else { sum -= 1; } } sum * 3 }";
+        let copy = print(renamed);
+        assert!(copy.jaccard(&print(LONG)) < NEAR && copy.shape != print(LONG).shape);
+        assert!(index.has_near(&copy));
     }
 
     #[test]
