@@ -12,9 +12,10 @@
 // A product [x | u] [W | tail]^T then holds the adapters. A kept element of drop_m(x) is multiplied by
 // 65536 / (65536 - threshold); sums here run over masked x, and are multiplied at their end.
 //
-// Tensor cores (bfloat16): a warp takes 32 tokens and every eighth (or sixth) chunk of 32 features. The order of features inside a sum
-// is free, so lane (g, t) takes features 8 t .. 8 t + 8 of a chunk for tokens g, g + 8, g + 16, g + 24: one 16-byte load and
-// one block of random bits for each, straight into fragments. The warps' partial sums are added in order.
+// Tensor cores (bfloat16): a warp takes 32 tokens, or 16 where they are few, and every eighth (or sixth) chunk of 32 features. The
+// order of features inside a sum is free, so lane (g, t) takes features 8 t .. 8 t + 8 of a chunk for tokens g, g + 8, g + 16,
+// g + 24: one 16-byte load and one block of random bits for each, straight into fragments. The warps' partial sums are added in
+// order, which does not depend on the number of tokens.
 // Plain: one block a token; lanes take features lane, lane + 32, ..., then a fixed tree.
 // Tolerance: 1e-5 (float32), 1e-2 (bfloat16) of the largest magnitude; masks exact.
 // H100, T = 8192, r = 16, four groups of a layer of Qwen2.5-0.5B: down 67 us, with dropout 83 us (124 MB of x).
@@ -26,7 +27,6 @@
 constexpr int down_warps(int modules) { return modules == 1 ? 8 : 6; }
 // Warps of the plain kernel.
 constexpr int WARPS = 8;
-constexpr int TOKENS = 32;
 
 struct DownArgs {
     const bf16* x;
@@ -38,10 +38,11 @@ struct DownArgs {
     int tokens, features, rank;
 };
 
-// acc[module][tokens 0-15, 16-31][ranks 0-7, 8-15] += this chunk.
-template <int N>
-__device__ inline void down_chunk(float (&acc)[N][2][2][4], const uint4 (&x)[4], const Each<const bf16*>& a, const DownArgs& p,
-                                  int rank, int feature, bool drop, u32 limit, const Token (&tokens)[4], const uint2 (&keys)[N]) {
+// acc[module][16 tokens][ranks 0-7, 8-15] += this chunk.
+template <int N, int HALVES>
+__device__ inline void down_chunk(float (&acc)[N][HALVES][2][4], const uint4 (&x)[2 * HALVES], const Each<const bf16*>& a,
+                                  const DownArgs& p, int rank, int feature, bool drop, u32 limit,
+                                  const Token (&tokens)[2 * HALVES], const uint2 (&keys)[N]) {
     // All loads before the first branch: they overlap.
     uint4 weights[N][2];
 #pragma unroll
@@ -54,17 +55,17 @@ __device__ inline void down_chunk(float (&acc)[N][2][2][4], const uint4 (&x)[4],
 #pragma unroll
     for (int m = 0; m < N; ++m) {
         const uint4 &low = weights[m][0], &high = weights[m][1];
-        uint4 masked[4];
+        uint4 masked[2 * HALVES];
         if (drop) {
             draw(masked, tokens, (u32)feature / 8, N > 1 ? opaque(keys[m]) : keys[m]);
 #pragma unroll
-            for (int i = 0; i < 4; ++i) masked[i] = masked_8(x[i], masked[i], limit);
+            for (int i = 0; i < 2 * HALVES; ++i) masked[i] = masked_8(x[i], masked[i], limit);
         } else {
 #pragma unroll
-            for (int i = 0; i < 4; ++i) masked[i] = x[i];
+            for (int i = 0; i < 2 * HALVES; ++i) masked[i] = x[i];
         }
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
+        for (int half = 0; half < HALVES; ++half) {
             const uint4 &upper = masked[2 * half], &lower = masked[2 * half + 1];
             mma_bf16(acc[m][half][0], {upper.x, lower.x, upper.y, lower.y}, {low.x, low.y});
             mma_bf16(acc[m][half][1], {upper.x, lower.x, upper.y, lower.y}, {high.x, high.y});
@@ -75,7 +76,7 @@ __device__ inline void down_chunk(float (&acc)[N][2][2][4], const uint4 (&x)[4],
 }
 
 // Adds the warps' sums of one module in order and writes them.
-template <int WARPS>
+template <int WARPS, int TOKENS>
 __device__ inline void down_store(const float (*parts)[TOKENS][RANKS + 8], const DownArgs& p, int module, int rank0, int token0,
                                   float scale) {
     for (int i = threadIdx.x; i < TOKENS * RANKS; i += WARPS * WARP) {
@@ -91,51 +92,51 @@ __device__ inline void down_store(const float (*parts)[TOKENS][RANKS + 8], const
     }
 }
 
-template <int N>
+template <int N, int HALVES>
 __device__ void down_mma(const DownArgs& p, const Each<const bf16*>& a, const Dropout& dropout, const StepScalars* scalars) {
-    constexpr int WARPS = down_warps(N);
+    constexpr int WARPS = down_warps(N), TOKENS = 16 * HALVES;
     __shared__ float parts[WARPS][TOKENS][RANKS + 8];
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, g = lane / 4, t = lane % 4;
     int token0 = blockIdx.x * TOKENS, rank0 = blockIdx.y * RANKS;
     const bf16* rows = p.x + (u64)(token0 + g) * p.x_pitch + 8 * t;
-    auto load = [&](uint4(&x)[4], int feature) {
+    auto load = [&](uint4(&x)[2 * HALVES], int feature) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
+        for (int i = 0; i < 2 * HALVES; ++i) {
             bool valid = feature + 8 * t < p.features && token0 + g + 8 * i < p.tokens;
             x[i] = load_16(rows + 8 * i * (u64)p.x_pitch + feature, valid);
         }
     };
-    uint4 next[4];
+    uint4 next[2 * HALVES];
     load(next, warp * 32);
     bool drop = drops(dropout, scalars);
     u32 limit = drop ? scalars->drop_threshold << 16 : 0;
-    Token tokens[4];
+    Token tokens[2 * HALVES];
     uint2 keys[N];
     if (drop) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) tokens[i] = token_of(dropout, token0 + g + 8 * i, p.tokens);
+        for (int i = 0; i < 2 * HALVES; ++i) tokens[i] = token_of(dropout, token0 + g + 8 * i, p.tokens);
 #pragma unroll
         for (int m = 0; m < N; ++m) keys[m] = dropout_key(scalars, dropout.layer, dropout.modules.of[m]);
     }
-    float acc[N][2][2][4] = {};
+    float acc[N][HALVES][2][4] = {};
     for (int feature = warp * 32; feature < p.features; feature += WARPS * 32) {
-        uint4 x[4];
+        uint4 x[2 * HALVES];
 #pragma unroll
-        for (int i = 0; i < 4; ++i) x[i] = next[i];
+        for (int i = 0; i < 2 * HALVES; ++i) x[i] = next[i];
         load(next, feature + WARPS * 32);
-        down_chunk<N>(acc, x, a, p, rank0 + g, feature + 8 * t, drop, limit, tokens, keys);
+        down_chunk<N, HALVES>(acc, x, a, p, rank0 + g, feature + 8 * t, drop, limit, tokens, keys);
     }
     float scale = kept(dropout, scalars);
 #pragma unroll
     for (int m = 0; m < N; ++m) {
         if (m > 0) __syncthreads();
 #pragma unroll
-        for (int i = 0; i < 16; ++i) {
+        for (int i = 0; i < 8 * HALVES; ++i) {
             int half = i / 8, tile = i / 4 % 2, c = i % 4;
             parts[warp][16 * half + g + 8 * (c / 2)][8 * tile + 2 * t + c % 2] = acc[m][half][tile][c];
         }
         __syncthreads();
-        down_store<WARPS>(parts, p, m, rank0, token0, scale);
+        down_store<WARPS, TOKENS>(parts, p, m, rank0, token0, scale);
     }
     // The columns that no module owns.
     int free = p.augmented_cols - N * p.rank;
@@ -147,16 +148,19 @@ __device__ void down_mma(const DownArgs& p, const Each<const bf16*>& a, const Dr
     }
 }
 
-#define DEFINE_DOWN(N)                                                                                                      \
-    extern "C" __global__ void __launch_bounds__(down_warps(N) * WARP, 2) lora_down_mma_##N(                                             \
+#define DEFINE_DOWN(N, SUFFIX, HALVES)                                                                                      \
+    extern "C" __global__ void __launch_bounds__(down_warps(N) * WARP, 2) lora_down_mma_##N##SUFFIX(                      \
         const bf16* x, int x_pitch, EACH_PARAMETERS(const bf16*, a), float* u, int u_pitch, bf16* augmented,              \
         int augmented_pitch, int augmented_cols, int tokens, int features, int rank, DROPOUT_PARAMETERS) {                 \
         DownArgs p{x, x_pitch, u, u_pitch, augmented, augmented_pitch, augmented_cols, tokens, features, rank};            \
-        down_mma<N>(p, EACH(const bf16*, a), DROPOUT, scalars);                                                            \
+        down_mma<N, HALVES>(p, EACH(const bf16*, a), DROPOUT, scalars);                                                    \
     }
-DEFINE_DOWN(1)
-DEFINE_DOWN(2)
-DEFINE_DOWN(3)
+DEFINE_DOWN(1, , 2)
+DEFINE_DOWN(2, , 2)
+DEFINE_DOWN(3, , 2)
+DEFINE_DOWN(1, _few, 1)
+DEFINE_DOWN(2, _few, 1)
+DEFINE_DOWN(3, _few, 1)
 
 // One block a token and module; the masked features go through shared memory, warps take ranks.
 template <typename T>

@@ -12,7 +12,7 @@
 // | rstd                   | T x 1                     | float32  |
 //
 // A warp takes 16 tokens x 32 features at a time (`lora_inner.cuh`).
-// input: a warp keeps its features for 128 tokens. norm: a block takes 16 tokens and up to 1,024 features; x and d_n wait in
+// input: a warp keeps its features for 128 tokens, or fewer where there are not enough of them. norm: a block takes 16 tokens and up to 1,024 features; x and d_n wait in
 // shared memory from the start to the end, A is read one module ahead.
 // Sums in float32, in an order that depends on shapes alone. Tolerance: 1e-2 of
 // the largest magnitude; masks exact.
@@ -23,14 +23,14 @@
 
 // --- alone -------------------------------------------------------------------------------------------------------------
 
-constexpr int INPUT_TOKENS = 128, INPUT_WARPS = 4;
+constexpr int INPUT_WARPS = 4;
 
 template <int N>
 __device__ void input_mma(const Inner& p, bf16* d_x, int d_x_pitch, const Each<const bf16*>& a, const Dropout& dropout,
-                          const StepScalars* scalars) {
+                          const StepScalars* scalars, int turn) {
     int lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4, chunks = (p.features + 31) / 32;
     int item = blockIdx.x * INPUT_WARPS + threadIdx.x / WARP;
-    int feature = item % chunks * 32 + 8 * t, start = item / chunks * INPUT_TOKENS, end = min(p.tokens, start + INPUT_TOKENS);
+    int feature = item % chunks * 32 + 8 * t, start = item / chunks * turn, end = min(p.tokens, start + turn);
     bool inside = feature < p.features;
     auto load = [&](uint4(&v)[2], int token) {
 #pragma unroll
@@ -77,9 +77,10 @@ __device__ void input_mma(const Inner& p, bf16* d_x, int d_x_pitch, const Each<c
 
 #define DEFINE_INPUT(N)                                                                                                     \
     extern "C" __global__ void __launch_bounds__(INPUT_WARPS* WARP, N > 1 ? 3 : 4) lora_grad_input_mma_##N(               \
-        const bf16* d_u, int d_u_pitch, EACH_PARAMETERS(const bf16*, a), bf16* d_x, int d_x_pitch, int tokens,            \
-        int features, int rank, DROPOUT_PARAMETERS) {                                                                      \
-        input_mma<N>(Inner{d_u, d_u_pitch, tokens, features, rank}, d_x, d_x_pitch, EACH(const bf16*, a), DROPOUT, scalars); \
+        const bf16* d_u, int d_u_pitch, EACH_PARAMETERS(const bf16*, a), bf16* d_x, int d_x_pitch, int turn,              \
+        int tokens, int features, int rank, DROPOUT_PARAMETERS) {                                                          \
+        Inner p{d_u, d_u_pitch, tokens, features, rank};                                                                   \
+        input_mma<N>(p, d_x, d_x_pitch, EACH(const bf16*, a), DROPOUT, scalars, turn);                                     \
     }
 DEFINE_INPUT(1)
 DEFINE_INPUT(2)

@@ -36,8 +36,9 @@ pub const MODULES_MAX: usize = 3;
 pub const RANK_MAX: usize = 64;
 /// Ranks that a tensor-core kernel takes at once.
 pub const RANKS: usize = 16;
-/// Tokens of a block of the tensor-core kernel.
+/// Tokens of a block of the tensor-core kernel, and where they are few.
 const DOWN_TOKENS: usize = 32;
+const DOWN_TOKENS_FEW: usize = 16;
 const THREADS: usize = 256;
 
 /// Which masks the adapters' inputs are multiplied by. The threshold and what kept elements are multiplied by come from
@@ -82,9 +83,11 @@ pub fn down(
     let args = args.optional(augmented).int(augmented.map_or(0, Tensor::pitch));
     let args = args.int(augmented.map_or(0, Tensor::cols));
     let (name, grid, args) = if on_tensor_cores(x, a) {
-        let blocks = [x.rows().div_ceil(DOWN_TOKENS), rank.div_ceil(RANKS), 1];
+        let few = x.rows().div_ceil(DOWN_TOKENS) <= x.memory().gpu().properties().multiprocessors as usize;
+        let (tokens, suffix) = if few { (DOWN_TOKENS_FEW, "_few") } else { (DOWN_TOKENS, "") };
+        let blocks = [x.rows().div_ceil(tokens), rank.div_ceil(RANKS), 1];
         let grid = Grid { blocks, threads: down_threads(a.len()), shared: 0 };
-        (format!("lora_down_mma_{}", a.len()), grid, args.int(x.rows()))
+        (format!("lora_down_mma_{}{suffix}", a.len()), grid, args.int(x.rows()))
     } else {
         let grid = Grid { blocks: [x.rows(), a.len(), 1], threads: THREADS, shared: 0 };
         (format!("lora_down_{}", x.dtype().suffix()), grid, args.int(a.len()))

@@ -13,8 +13,10 @@ use crate::cuda::{Cost, CudaError, Dtype, Gpu, Tensor, Work};
 pub static INPUT_SOURCE: Source =
     Source { name: "lora_grad_input.cu", text: include_str!("../../../../lora_grad_input.cu") };
 
-/// Tokens and features of a warp of the kernel that only adds to `d_x`.
-const INPUT_TOKENS: usize = 128;
+/// Tokens of a warp of the kernel that only adds to `d_x`, the most of these that leave a multiprocessor so many warps; its
+/// features, warps of a block.
+const INPUT_TOKENS: [usize; 3] = [128, 64, 32];
+const INPUT_WARPS_WANTED: usize = 16;
 const INPUT_COLS: usize = 32;
 const INPUT_WARPS: usize = 4;
 /// Tokens of a block of the kernel inside of RMS norm's gradient, and bytes of two of the widest rows of each.
@@ -41,9 +43,13 @@ pub fn grad_input(
     scalars_fit(&check, scalars)?;
     let args = each(Args::new().tensor(d_u).int(d_u.pitch()), a).tensor(d_x).int(d_x.pitch());
     let (source, name, grid, args) = if fast {
-        let items = d_x.cols().div_ceil(INPUT_COLS) * d_x.rows().div_ceil(INPUT_TOKENS);
-        let grid = Grid::line(items.div_ceil(INPUT_WARPS), 32 * INPUT_WARPS);
-        (&INPUT_SOURCE, format!("lora_grad_input_mma_{}", a.len()), grid, args.int(d_x.rows()))
+        let items = |tokens: usize| d_x.cols().div_ceil(INPUT_COLS) * d_x.rows().div_ceil(tokens);
+        let wanted = INPUT_WARPS_WANTED * d_x.memory().gpu().properties().multiprocessors as usize;
+        let tokens = INPUT_TOKENS.into_iter().find(|&tokens| items(tokens) >= wanted);
+        let tokens = tokens.unwrap_or(INPUT_TOKENS[INPUT_TOKENS.len() - 1]);
+        let grid = Grid::line(items(tokens).div_ceil(INPUT_WARPS), 32 * INPUT_WARPS);
+        let args = args.int(tokens).int(d_x.rows());
+        (&INPUT_SOURCE, format!("lora_grad_input_mma_{}", a.len()), grid, args)
     } else {
         let blocks = [d_x.rows(), d_x.cols().div_ceil(THREADS), 1];
         let grid = Grid { blocks, threads: THREADS, shared: 0 };
