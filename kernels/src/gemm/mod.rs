@@ -80,6 +80,16 @@ impl<'a, T> View<'a, T> {
         View { data: &self.data[(start * self.col_stride).min(self.data.len())..], cols, ..self }
     }
 
+    /// One element.
+    #[must_use]
+    pub fn at(&self, row: usize, col: usize) -> T
+    where
+        T: Copy,
+    {
+        debug_assert!(row < self.rows && col < self.cols, "no such element");
+        self.data[row * self.row_stride + col * self.col_stride]
+    }
+
     fn check(&self, what: &str) {
         let needed = extent(self.rows, self.cols, self.row_stride, self.col_stride);
         assert!(needed <= self.data.len(), "{what}: {needed} elements needed, {} given", self.data.len());
@@ -291,8 +301,9 @@ fn one<T: Element>(a: View<'_, T>, b: View<'_, T>, accumulate: bool, c: &mut Tar
         return;
     }
     if b.cols <= THIN_COLS && a.rows > b.cols && a.col_stride == 1 {
-        let packed = in_order(b);
-        if T::thin(a, View::rows(&packed, b.rows, b.cols, b.cols), accumulate, c) {
+        let packed = if b.col_stride == 1 { Vec::new() } else { in_order(b) };
+        let b = if packed.is_empty() { b } else { View::rows(&packed, b.rows, b.cols, b.cols) };
+        if b.col_stride == 1 && T::thin(a, b, accumulate, c) {
             return;
         }
     }

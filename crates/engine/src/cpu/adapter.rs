@@ -5,7 +5,7 @@
 
 use super::parallel::{cut, each, even};
 use super::real::Real;
-use kernels::gemm::{View, ViewMut, product};
+use kernels::gemm::{BLOCK, View, ViewMut, product};
 use kernels::random::half_words;
 use kernels::wide::{Wide, wide};
 use model::philox::{Purpose, Stream};
@@ -13,8 +13,6 @@ use std::ops::Range;
 
 /// Features that one block of 128 random bits decides on: 16 bits each.
 const LANES: usize = 8;
-/// Columns of a gradient that one product sums.
-const STRIP: usize = 64;
 /// Elements of a dropped input that are made and used before the next: they stay in a near cache.
 const NEAR: usize = 1 << 14;
 
@@ -125,21 +123,23 @@ pub fn forward<R: Real>(
     y: ViewMut<'_, R>,
     threads: usize,
 ) {
-    let cost = x.cols * (a.rows + 2) + b.rows * a.rows;
+    let transposed: Vec<R> = (0..a.cols).flat_map(|c| (0..a.rows).map(move |r| a.at(r, c))).collect();
+    let a = View::rows(&transposed, a.cols, a.rows, a.rows);
+    let cost = x.cols * (a.cols + 2) + b.rows * a.cols;
     let ranges = even(x.rows, cost, threads);
     let outputs = cut(u, &ranges).into_iter().zip(cut(y, &ranges));
     let parts: Vec<_> = ranges.iter().cloned().zip(rows_of(&ranges, masked)).zip(outputs).collect();
     each(parts, |((range, masked), (mut u, mut y))| {
         let x = x.slice(range.start, range.len());
         match masked {
-            None => product(x, a.t(), false, &mut u, 1),
+            None => product(x, a, false, &mut u, 1),
             Some((mask, mut room)) => {
                 let blocks = near(x.rows, x.cols);
                 for (block, mut u) in blocks.iter().zip(cut(u.reborrow(), &blocks)) {
                     let mut dropped = room.reborrow().split_at(block.len()).0;
                     let x = x.slice(block.start, block.len());
                     mask.apply(x, dropped.reborrow(), (range.start + block.start, 0), false);
-                    product(dropped.view(), a.t(), false, &mut u, 1);
+                    product(dropped.view(), a, false, &mut u, 1);
                 }
             }
         }
@@ -210,59 +210,48 @@ pub fn grad_params<R: Real>(
     let scaled = View::rows(&scaled, u.rows, u.cols, u.cols);
     let threads = even(x.cols + d_b.rows, x.rows * u.cols, threads).len();
     let (mask, mut room) = masked.map_or((None, &mut [][..]), |m| (Some(m.mask), m.room.data));
-    // Columns of one matrix interleave in memory: each strip is summed apart and copied back.
-    let mut sums = strips_of(d_a.view());
-    let mut left = &mut sums[..];
-    let mut parts = Vec::with_capacity(threads);
+    let inputs = shares(x.cols.div_ceil(LANES), threads)
+        .into_iter()
+        .map(|blocks| (blocks.start * LANES).min(x.cols)..(blocks.end * LANES).min(x.cols));
+    // Columns of one matrix interleave in memory: each share is summed apart and copied back.
+    let mut sums: Vec<(Range<usize>, Vec<R>)> = inputs.map(|cols| (cols.clone(), part(&d_a, cols))).collect();
     let outputs = shares(d_b.rows, threads);
-    for ((strips, rows), d_b) in
-        shares(left.len(), threads).zip(outputs.clone()).zip(cut(d_b, &outputs.collect::<Vec<_>>()))
-    {
-        let (strips, tail) = left.split_at_mut(strips.len());
-        left = tail;
-        let cols: usize = strips.iter().map(|strip| strip.cols).sum();
-        let (own, tail) = room.split_at_mut((cols * x.rows).min(room.len()));
+    let mut parts = Vec::with_capacity(threads);
+    for (((cols, sums), rows), d_b) in sums.iter_mut().zip(&outputs).zip(cut(d_b, &outputs)) {
+        let (own, tail) = room.split_at_mut((cols.len() * x.rows).min(room.len()));
         room = tail;
-        parts.push((strips, own, rows, d_b));
+        parts.push((cols.clone(), sums, own, rows.clone(), d_b));
     }
-    each(parts, |(strips, room, rows, mut d_b)| {
+    each(parts, |(cols, sums, room, rows, mut d_b)| {
         product(d_y.columns(rows.start, rows.len()).t(), scaled, true, &mut d_b, 1);
-        for Strip { start, cols, sums } in strips {
-            let mut x = x.columns(*start, *cols);
+        let x = x.columns(cols.start, cols.len());
+        let mut sums = ViewMut::rows(sums, d_u.cols, x.cols, x.cols);
+        // Blocks of a product's own chains: what is dropped is used while it is near.
+        for start in (0..x.rows).step_by(BLOCK) {
+            let mut x = x.slice(start, BLOCK.min(x.rows - start));
             if let Some(mask) = mask {
                 let dropped = &mut room[..x.rows * x.cols];
-                mask.apply(x, ViewMut::rows(dropped, x.rows, x.cols, x.cols), (0, *start), false);
+                mask.apply(x, ViewMut::rows(dropped, x.rows, x.cols, x.cols), (start, cols.start), false);
                 x = View::rows(dropped, x.rows, x.cols, x.cols);
             }
-            product(d_u.t(), x, true, &mut ViewMut::rows(sums, d_u.cols, x.cols, x.cols), 1);
+            product(d_u.slice(start, x.rows).t(), x, true, &mut sums, 1);
         }
     });
-    for Strip { start, cols, sums } in sums {
-        for (i, row) in sums.chunks_exact(cols).enumerate() {
-            d_a.row_mut(i)[start..start + cols].copy_from_slice(row);
+    for (cols, sums) in sums {
+        for (i, row) in sums.chunks_exact(cols.len().max(1)).enumerate() {
+            d_a.row_mut(i)[cols.clone()].copy_from_slice(row);
         }
     }
 }
 
-/// Some columns of a gradient.
-struct Strip<R> {
-    start: usize,
-    cols: usize,
-    sums: Vec<R>,
-}
-
-fn strips_of<R: Real>(gradient: View<'_, R>) -> Vec<Strip<R>> {
-    let strip = |start: usize| {
-        let cols = STRIP.min(gradient.cols - start);
-        let sums = (0..gradient.rows).flat_map(|i| &gradient.row(i)[start..start + cols]).copied().collect();
-        Strip { start, cols, sums }
-    };
-    (0..gradient.cols).step_by(STRIP).map(strip).collect()
+/// Some columns of a gradient, row by row.
+fn part<R: Real>(gradient: &ViewMut<'_, R>, cols: Range<usize>) -> Vec<R> {
+    (0..gradient.rows).flat_map(|i| &gradient.row(i)[cols.clone()]).copied().collect()
 }
 
 /// `parts` contiguous ranges of `0..n` of about equal length.
-fn shares(n: usize, parts: usize) -> impl Iterator<Item = Range<usize>> + Clone {
-    (0..parts).map(move |i| n * i / parts..n * (i + 1) / parts)
+fn shares(n: usize, parts: usize) -> Vec<Range<usize>> {
+    (0..parts).map(|i| n * i / parts..n * (i + 1) / parts).collect()
 }
 
 fn scaled<R: Real>(u: View<'_, R>, scale: R) -> Vec<R> {
