@@ -71,12 +71,16 @@ impl Folder {
     }
 }
 
+/// As for names in a pipeline: a folder's name has an end.
+const LONGEST_ID: usize = 100;
+
 fn check_id(id: &str) -> Result<()> {
     let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if id.is_empty() || id.starts_with('.') || !id.chars().all(fine) || RESERVED.contains(&id) {
+    let plain = !id.is_empty() && id.len() <= LONGEST_ID && !id.starts_with('.') && id.chars().all(fine);
+    if !plain || RESERVED.contains(&id) {
         return Err(RunnerError::usage(
             format!("`{id}` can't be the name of an experiment"),
-            "use letters, digits, `-`, `_` and `.`; `records` and `peers` are taken",
+            "use at most 100 letters, digits, `-`, `_` and `.`; `records` and `peers` are taken",
         ));
     }
     Ok(())

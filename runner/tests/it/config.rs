@@ -187,7 +187,9 @@ fn the_command_line_has_suggestions_too() {
         .expect(2)
         .says("is neither STAGE.PARAM=VALUE nor STAGE.inputs.NAME=REFERENCE");
     project.runner(&["run", "--profile", "x"]).expect(2).says("there is no profile `x`");
-    project.runner(&["run", "--experiment", "../up"]).expect(2).says("can't be the name of an experiment");
+    for id in ["../up", &"x".repeat(101)] {
+        project.runner(&["run", "--experiment", id]).expect(2).says("can't be the name of an experiment");
+    }
     project.runner(&["rn"]).expect(2);
     project.runner(&["--help"]).expect(0).says("plan");
 }

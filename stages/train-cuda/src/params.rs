@@ -84,6 +84,8 @@ const GPU_TOKENS: usize = 16_384;
 const SATURATE_TOKENS: usize = 65_536;
 /// 5 GiB by NVML are 5369 MB; the driver's context, its graphs and its rounding take some beside the plan.
 const BUDGET_MB: u64 = 4700;
+/// Masks decide by 16 bits.
+const MOST_DROPOUT: f64 = 65_535.0 / 65_536.0;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -241,7 +243,7 @@ impl Params {
             ("eps", self.eps, self.eps.is_finite() && self.eps > 0.0, "above 0"),
             ("rank", f64::from(self.rank), (1..=1024).contains(&self.rank), "1 to 1024"),
             ("alpha", self.alpha, self.alpha.is_finite() && self.alpha > 0.0, "above 0"),
-            ("dropout", self.dropout, (0.0..1.0).contains(&self.dropout), "0 up to, not including, 1"),
+            ("dropout", self.dropout, (0.0..=MOST_DROPOUT).contains(&self.dropout), "0 up to 65535/65536"),
             ("keep", f64::from(self.keep), (1..=3).contains(&self.keep), "1 to 3"),
         ];
         for (name, value, good, range) in counts.into_iter().chain(ranges) {
@@ -310,11 +312,12 @@ mod tests {
     #[test]
     fn values_out_of_range_name_the_parameter() {
         type Change = fn(&mut Params);
-        let cases: [(&str, Change); 7] = [
+        let cases: [(&str, Change); 8] = [
             ("batch", |p| p.batch = Some(0)),
             ("epochs", |p| p.epochs = Some(0)),
             ("lr", |p| p.lr = Some(f64::NAN)),
             ("dropout", |p| p.dropout = 1.0),
+            ("dropout", |p| p.dropout = 0.999_999),
             ("keep", |p| p.keep = 4),
             ("target_modules", |p| p.target_modules = vec!["q_prj".to_owned()]),
             ("target_modules", |p| p.target_modules.push("q_proj".to_owned())),
