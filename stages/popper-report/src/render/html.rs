@@ -21,7 +21,7 @@ impl Page<'_> {
              <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>{title}</title>\n\
              <style>\n{STYLE}</style>\n</head>\n<body>\n<div class=\"page\">\n<header>\n<h1>{title}</h1>\n\
              <p class=\"verdict\">{}</p>\n",
-            esc(&self.sentence)
+            prose(&self.sentence)
         );
         self.html_head(&mut out);
         out.push_str("</header>\n<main>\n");
@@ -82,7 +82,7 @@ impl Page<'_> {
             badge(CheckVerdict::Falsified)
         );
         for drop in drops {
-            let _ = writeln!(out, "<li>{}</li>", esc(drop));
+            let _ = writeln!(out, "<li>{}</li>", prose(drop));
         }
         out.push_str("</ul>\n");
     }
