@@ -1,6 +1,6 @@
 //! What one check, lint, link, build and run cost here, at each level of isolation.
 //!
-//! `cargo run --release -p harness --example throughput [LIBS]`
+//! `cargo run --release -p harness --example costs [LIBS]`
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ mod tests { use super::*; #[test] fn adds() { assert_eq!(add(1, 2), 3); } }
 const TIMES: u32 = 20;
 
 fn main() -> Result<(), HarnessError> {
-    let scratch = std::env::temp_dir().join(format!("throughput-{}", std::process::id()));
+    let scratch = std::env::temp_dir().join(format!("costs-{}", std::process::id()));
     let toolchain = Toolchain::find()?;
     let libraries = match std::env::args_os().nth(1).map(PathBuf::from) {
         Some(dir) => Libraries::load(&dir, &toolchain)?,
