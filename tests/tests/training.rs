@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use record::experiment::NodeState;
 use record::training::TrainingStatus;
-use testforge_tests::{Project, fixture, interrupt, wait_until};
+use testforge_tests::{Finished, Project, fixture, interrupt, wait_until};
 
 const PIPELINE: &str = r#"
 schema = 1
@@ -82,6 +82,10 @@ fn the_number_of_threads_does_not_change_a_byte() {
 
 #[test]
 fn asking_for_a_gpu_that_can_not_be_used_is_an_error_that_says_what_to_do() {
-    let result = project().run("one", &["--set", "train.device=cuda"]);
-    result.expect_code(3).expect_text("device=cpu");
+    let project = project();
+    // The stage is shown no GPU, whatever the machine has.
+    project.write("pipeline.toml", &format!("{PIPELINE}pass_env  = [\"CUDA_VISIBLE_DEVICES\"]\n"));
+    let args = ["run", "pipeline.toml", "--no-build", "--experiment", "one", "--set", "train.device=cuda"];
+    let run = project.program("runner").args(args).env("CUDA_VISIBLE_DEVICES", "").output().unwrap();
+    Finished::of(run).expect_code(3).expect_text("no NVIDIA GPU can be used").expect_text("device=cpu");
 }

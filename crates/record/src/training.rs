@@ -32,6 +32,14 @@ pub struct ValidationRecord {
     pub label_tokens: u64,
 }
 
+/// From a step on, so many tokens went through a GPU at a time: sums are made in an order that follows from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokensFrom {
+    /// 0: from the start.
+    pub after_step: u64,
+    pub tokens: u64,
+}
+
 /// `manifest.json` beside an adapter or a trained model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainingManifest {
@@ -46,6 +54,10 @@ pub struct TrainingManifest {
     pub steps: u64,
     pub epochs: u64,
     pub backend: String,
+    /// More than one entry: the run was interrupted, and went on with another number. Empty on the CPU, where rows go by the
+    /// parameter `batch`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tokens_at_a_time: Vec<TokensFrom>,
     /// Identity of the model folder that was trained on: its `ModelManifest::model_sha256`.
     #[serde(default)]
     pub model_sha256: String,

@@ -15,7 +15,10 @@ const GATE_BYTES: u64 = 8 << 30;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Alarm {
     Warn(String),
+    /// The run is to end; its weights are as good as before.
     Stop(String),
+    /// The run is to end: its weights have become worse than none.
+    Diverged(String),
 }
 
 /// What a run is watched for.
@@ -40,6 +43,16 @@ impl Alarms {
         self.diverged(steps).or_else(|| self.memory(seen)).or_else(|| self.heat(seen))
     }
 
+    /// Whether weights with this loss may be gone on from; `first` is the loss of the first step.
+    pub(crate) fn is_good(&self, loss: f64, first: f64) -> bool {
+        loss.is_finite() && loss <= self.bound(first)
+    }
+
+    /// Above it a mean is no noise.
+    fn bound(&self, first: f64) -> f64 {
+        self.guessing.max(first) * WORSE
+    }
+
     /// A function of the losses alone, so that every run of the same key stops at the same step.
     fn diverged(&self, steps: &[StepRecord]) -> Option<Alarm> {
         let after = steps.len().checked_sub(self.warm as usize)?;
@@ -47,9 +60,8 @@ impl Alarms {
             return None;
         }
         let mean = steps[steps.len() - WINDOW..].iter().map(|s| s.loss).sum::<f64>() / WINDOW as f64;
-        let bound = self.guessing.max(steps[0].loss) * WORSE;
-        (mean > bound).then(|| {
-            Alarm::Stop(format!(
+        (mean > self.bound(steps[0].loss)).then(|| {
+            Alarm::Diverged(format!(
                 "the mean loss of the last {WINDOW} steps is {mean:.3}: worse than guessing ({:.3}) and than the first step ({:.3})",
                 self.guessing, steps[0].loss
             ))
@@ -102,11 +114,26 @@ mod tests {
         losses.extend([7.5; 9]);
         assert_eq!(alarms.look(&steps(&losses), None), None, "nine steps are no window");
         losses.push(7.5);
-        let Some(Alarm::Stop(why)) = alarms.look(&steps(&losses), None) else { panic!("goes on") };
+        let Some(Alarm::Diverged(why)) = alarms.look(&steps(&losses), None) else { panic!("goes on") };
         assert!(why.contains("7.500") && why.contains("6.908"), "{why}");
         // Random weights begin above guessing, and may stay there for a while.
         assert_eq!(alarms.look(&steps(&[7.2; 40]), None), None);
         assert_eq!(alarms.look(&[], None), None);
+    }
+
+    #[test]
+    fn weights_are_good_while_their_loss_is_a_number_and_not_worse_than_guessing() {
+        let alarms = Alarms::new(1000, 0, 0);
+        for (loss, first, good) in [
+            (6.9, 2.0, true),
+            (7.4, 2.0, false),
+            (7.4, 7.2, true),
+            (f64::NAN, 2.0, false),
+            (f64::INFINITY, 2.0, false),
+            (2.0, f64::NAN, true),
+        ] {
+            assert_eq!(alarms.is_good(loss, first), good, "{loss} after {first}");
+        }
     }
 
     #[test]

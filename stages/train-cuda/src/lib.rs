@@ -31,7 +31,7 @@ pub use crate::params::{Params, Precision, Preset, Select, TrainMode};
 pub use crate::tfevents::masked_crc32c;
 
 use crate::alarms::Alarms;
-use crate::checkpoint::{Found, History, Store};
+use crate::checkpoint::{Found, History, Loaded, Store};
 use crate::inputs::Inputs;
 use crate::live::{Live, RunFacts};
 use crate::maker::Maker;
@@ -241,8 +241,11 @@ fn resumed(mut run: Run<'_>) -> Result<Run<'_>> {
             ));
             run.store.clear()?;
         }
-        Found::State(pair) => {
-            let (history, state) = *pair;
+        Found::State(found) => {
+            let Loaded { history, state, passed_over } = *found;
+            if let Some(why) = passed_over {
+                run.live.warn(&format!("the newest state in {dir} is not used: {why}"));
+            }
             match run.trainer.load_state(&state) {
                 Ok(()) => {
                     run.live.resumed(&history.steps);

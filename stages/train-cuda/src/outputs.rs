@@ -105,6 +105,7 @@ impl Finished<'_> {
             steps: self.history.steps_done(),
             epochs: self.length.epochs(),
             backend: self.backend.to_owned(),
+            tokens_at_a_time: self.history.tokens_at_a_time.clone(),
             model_sha256: self.base.manifest.model_sha256.clone(),
             base_model_sha256: self.base_sha256.clone(),
             base_model_sha256_after: self.base_sha256_after.clone(),

@@ -8,7 +8,7 @@ use record::training::{StepRecord, TrainingStatus, ValidationRecord};
 use stage_kit::{Context, Result, StageError};
 
 use crate::alarms::{Alarm, Alarms};
-use crate::checkpoint::{Found, History, Store};
+use crate::checkpoint::{History, Store};
 use crate::live::Live;
 use crate::params::{Params, TrainMode};
 use crate::schedule::{Position, Schedule, order, steps_per_epoch};
@@ -162,7 +162,7 @@ impl Run<'_> {
     /// Trains until the last step.
     ///
     /// # Errors
-    /// Interrupted (a state was saved), a loss that is not finite (the state before it was saved), the disk's.
+    /// Interrupted (a state was saved), a loss that is not finite (the last good state is kept), the disk's.
     pub(crate) fn go(&mut self) -> Result<()> {
         let schedule = Schedule::new(
             self.params.lr(),
@@ -221,10 +221,19 @@ impl Run<'_> {
         self.stepping.squares +=
             rows.iter().map(|&i| self.data.train.rows[i].input_ids.len().pow(2) as u64).sum::<u64>();
         self.live.step(&record, rows.len(), seconds);
+        let loss = record.loss;
         self.history.steps.push(record);
         // The first step of a process loads kernels; what is busy then tells nothing.
         self.live.telemetry().steady(true);
+        if self.is_good(loss) {
+            self.store.prove()?;
+        }
         self.heed_alarms()
+    }
+
+    /// Whether the weights with this loss may be gone on from.
+    fn is_good(&self, loss: f64) -> bool {
+        self.alarms.is_good(loss, self.history.steps.first().map_or(loss, |first| first.loss))
     }
 
     fn heed_alarms(&mut self) -> Result<()> {
@@ -239,8 +248,15 @@ impl Run<'_> {
                 self.live.alert(&message);
                 let kept = self.kept();
                 self.live.status(TrainingStatus::Failed(message.clone()));
+                Err(StageError::failed(format!("{message}: training stops"))
+                    .next(format!("{kept}; lower `vram_limit_mb`, or give the GPU to this run alone")))
+            }
+            Some(Alarm::Diverged(message)) => {
+                self.live.alert(&message);
+                let good = self.last_good();
+                self.live.status(TrainingStatus::Failed(message.clone()));
                 Err(StageError::failed(format!("{message}: training stops")).next(format!(
-                    "{kept}lower `lr` or lengthen the warm-up where the loss rose; see {} for the steps before",
+                    "{good}; lower `lr` or lengthen the warm-up where the loss rose; see {} for the steps before",
                     self.context.live_dir().display()
                 )))
             }
@@ -250,8 +266,24 @@ impl Run<'_> {
     /// Saves the state and says where it is.
     fn kept(&mut self) -> String {
         match self.save_state() {
-            Ok(()) => format!("the last good checkpoint is in {}; ", self.store.dir().display()),
-            Err(e) => format!("and its checkpoint could not be saved ({e}); "),
+            Ok(()) => format!(
+                "the state after step {} is in {}",
+                self.history.steps_done(),
+                self.store.dir().display()
+            ),
+            Err(e) => format!("its state could not be saved ({e})"),
+        }
+    }
+
+    /// Drops the state that led to where the run is, and says what is left.
+    fn last_good(&mut self) -> String {
+        let dir = self.store.dir().display().to_string();
+        if let Err(e) = self.store.reject() {
+            return format!("a state that is not good is left in {dir} ({e}): delete it");
+        }
+        match self.store.good_step() {
+            Some(step) => format!("the last good checkpoint, of step {step}, is in {dir}"),
+            None => format!("there is no good checkpoint in {dir}: no state was saved before the loss rose"),
         }
     }
 
@@ -268,6 +300,9 @@ impl Run<'_> {
             self.validate(done)?;
             save = done > 0;
         }
+        if done == self.length.total && self.data.validation.is_none() {
+            self.try_last_weights()?;
+        }
         if self.is_step_kept(done) && self.history.kept.last() != Some(&done) {
             let dir = self.store.step_dir(done);
             self.store.save_weights(&dir, &self.trained()?)?;
@@ -279,8 +314,26 @@ impl Run<'_> {
         let every = self.params.checkpoint_every;
         if save || (done > 0 && every > 0 && done.is_multiple_of(every)) {
             self.save_state()?;
+            let validation = self.history.validations.last().filter(|v| v.step == done);
+            if validation.is_some_and(|v| self.is_good(v.loss)) {
+                self.store.prove()?;
+            }
         }
         Ok(())
+    }
+
+    /// No step and no validation is to come that would show what the last update has made of the weights.
+    fn try_last_weights(&mut self) -> Result<()> {
+        let train = &self.data.train;
+        let all: Vec<usize> = (0..train.rows.len()).collect();
+        let runs = self.packing.cut(&all, |i| train.rows[i].input_ids.len());
+        let has_labels = |run: &&[usize]| run.iter().any(|&i| train.rows[i].n_label_tokens() > 0);
+        let Some(run) = runs.into_iter().find(has_labels) else { return Ok(()) };
+        match self.trainer.evaluate(&micro_batch(run.iter().map(|&i| (i, &train.rows[i])))) {
+            Ok(loss) if loss.sum.is_finite() => Ok(()),
+            Ok(_) => Err(self.not_finite("the loss of the last step's weights")),
+            Err(e) => Err(self.step_failed(e)),
+        }
     }
 
     fn is_validation_due(&self, done: u64) -> bool {
@@ -389,7 +442,7 @@ impl Run<'_> {
         self.live.alert(&message);
         self.live.status(TrainingStatus::Failed(message.clone()));
         StageError::retryable(message).next(format!(
-            "{kept}start again: training goes on from there, with fewer tokens at a time if memory is still short"
+            "{kept}; start again: training goes on from there, with fewer tokens at a time if memory is still short"
         ))
     }
 
@@ -399,25 +452,23 @@ impl Run<'_> {
         let message = format!("the GPU does not answer after {done} steps: {e}");
         self.live.alert(&message);
         self.live.status(TrainingStatus::Failed(message.clone()));
-        let saved = match self.store.load() {
-            Ok(Found::State(pair)) => {
-                format!("the state after step {} is in {}: ", pair.0.steps_done(), self.store.dir().display())
-            }
-            _ => "no state was saved before: ".to_owned(),
+        let saved = match self.store.newest_step() {
+            Some(step) => format!("the state after step {step} is in {}: ", self.store.dir().display()),
+            None => "no state was saved before: ".to_owned(),
         };
         StageError::failed(message).next(format!(
             "look at the GPU with `runner doctor` and nvidia-smi; {saved}the same command goes on from what there is"
         ))
     }
 
-    /// Saves the state before the failed step and says where it is.
+    /// The weights as they are may be what is wrong: the last state that is known to be good counts.
     fn not_finite(&mut self, what: &str) -> StageError {
         let done = self.history.steps_done();
         let message = format!("{what} is not finite after {done} steps: training stops");
-        let kept = self.kept();
+        let good = self.last_good();
         self.live.status(TrainingStatus::Failed(message.clone()));
         StageError::failed(message)
-            .next(format!("{kept}lower `lr`, lengthen the warm-up or look at the rows of this step"))
+            .next(format!("{good}; lower `lr`, lengthen the warm-up or look at the rows of this step"))
     }
 }
 

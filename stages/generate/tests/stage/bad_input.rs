@@ -169,8 +169,8 @@ fn devices_and_parameters() {
     let case = Case::new();
     case.corpus_fails(&["device=wgpu"], 2, &["no wgpu backend", "device=cpu"]);
     case.corpus_fails(&["device=cuda:x"], 2, &["there is no device `cuda:x`"]);
-    // With a GPU or without one, this build generates on none, and says why.
-    case.corpus_fails(&["device=cuda"], 2, &["device=cpu"]);
+    let why = if cfg!(feature = "cuda") { "no NVIDIA GPU can be used" } else { "without the feature cuda" };
+    case.corpus_fails(&["device=cuda"], 2, &[why, "device=cpu"]);
     case.corpus_fails(&["temperature=0"], 2, &["parameter temperature"]);
     case.corpus_fails(&["top_q=1"], 2, &["there is no parameter `top_q`"]);
 }

@@ -363,6 +363,7 @@ fn manifest(losses: &[f64], weights: &str) -> TrainingManifest {
         steps: losses.len() as u64,
         epochs: 1,
         backend: "cpu".to_owned(),
+        tokens_at_a_time: Vec::new(),
         model_sha256: sha256_hex("model"),
         base_model_sha256: sha256_hex("base"),
         base_model_sha256_after: Some(sha256_hex("base")),

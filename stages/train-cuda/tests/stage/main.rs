@@ -7,4 +7,5 @@ mod golden;
 mod predecessor_faults;
 mod resume;
 mod run;
+mod stopped;
 mod support;

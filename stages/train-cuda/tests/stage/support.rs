@@ -103,12 +103,12 @@ pub(crate) fn made_up_rows(n: usize, seed: u64, vocab: i32) -> Vec<Row> {
     (0..n).map(row).collect()
 }
 
-/// The program, called by hand.
+/// The program, called by hand, on a machine that shows it no GPU.
 pub(crate) fn program(args: &[String]) -> Command {
     // Read at run time: a shell that stands in for rustc may drop variables with a hyphen in their name.
     let path = std::env::var_os("CARGO_BIN_EXE_train-cuda").expect("cargo names the program for its tests");
     let mut command = Command::new(path);
-    command.args(args).env_remove("TESTFORGE_REQUEST");
+    command.args(args).env_remove("TESTFORGE_REQUEST").env("CUDA_VISIBLE_DEVICES", "");
     command
 }
 

@@ -1,0 +1,193 @@
+//! States that are whole, damaged, good and not.
+
+use super::state::Best;
+use super::*;
+use model::adapter::{Adapter, LoraConfig};
+use record::training::{StepRecord, TokensFrom, ValidationRecord};
+
+fn history() -> History {
+    let step = |step, loss| StepRecord {
+        step,
+        epoch: 1,
+        loss,
+        grad_norm: 0.1 + 0.2,
+        lr: 1e-4,
+        label_tokens: 7,
+        tokens: 9,
+    };
+    let validation = |step, loss| ValidationRecord { step, epoch: 1, loss, label_tokens: 5 };
+    History {
+        steps: vec![step(1, 1.0 / 3.0), step(2, f64::MIN_POSITIVE)],
+        validations: vec![validation(0, 0.5), validation(1, 2.0), validation(2, 2.0)],
+        kept: vec![],
+        gpu: Some("a GPU".into()),
+        tokens_at_a_time: vec![TokensFrom { after_step: 0, tokens: 4096 }],
+        wall_s: 1.5,
+        was_interrupted: true,
+    }
+}
+
+fn state() -> TrainState {
+    let table = BTreeMap::from([("w".to_owned(), engine::Range { start: 0, len: 3 })]);
+    TrainState { step: 2, master: vec![1.0, -0.0, 1e-40], m: vec![0.5; 3], v: vec![0.25; 3], table }
+}
+
+fn weights() -> Trained {
+    let config = model::init::architecture("tiny").unwrap();
+    Trained::Adapter(Adapter::init(&config, &LoraConfig { r: 2, ..LoraConfig::default() }, 1))
+}
+
+/// With the weights that [`history`] names.
+fn store(dir: &Path) -> Store {
+    let mut store = Store::new(dir, "f".into());
+    store.save_weights(&store.best_dir(1), &weights()).unwrap();
+    store
+}
+
+fn loaded(dir: &Path) -> Loaded {
+    match Store::new(dir, "f".into()).load().unwrap() {
+        Found::State(loaded) => *loaded,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn useless(dir: &Path, fingerprint: &str) -> String {
+    match Store::new(dir, fingerprint.into()).load().unwrap() {
+        Found::Useless(why) => why,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The same run, `n` steps further.
+fn later(n: u64) -> (History, TrainState) {
+    let (mut history, mut state) = (history(), state());
+    for step in 3..3 + n {
+        history.steps.push(StepRecord { step, ..history.steps[0].clone() });
+    }
+    state.step += n;
+    state.master[0] += n as f32;
+    (history, state)
+}
+
+#[test]
+fn a_state_comes_back_bit_for_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    store(dir.path()).save(&history(), &state()).unwrap();
+    let found = loaded(dir.path());
+    assert_eq!((found.history, &found.state, found.passed_over), (history(), &state(), None));
+    assert_eq!(found.state.master[1].to_bits(), (-0.0f32).to_bits());
+}
+
+#[test]
+fn a_state_takes_the_place_of_a_good_one_only_when_it_is_good_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = store(dir.path());
+    assert_eq!((store.good_step(), store.newest_step()), (None, None));
+    store.save(&history(), &state()).unwrap();
+    assert_eq!((store.good_step(), store.newest_step()), (None, Some(2)));
+    store.prove().unwrap();
+    assert_eq!((store.good_step(), store.newest_step()), (Some(2), Some(2)));
+    let (history_5, state_5) = later(3);
+    store.save(&history_5, &state_5).unwrap();
+    assert_eq!((store.good_step(), store.newest_step()), (Some(2), Some(5)));
+    // Killed here, a run goes on from the newest, and still knows the good one.
+    let mut again = Store::new(dir.path(), "f".into());
+    let Found::State(found) = again.load().unwrap() else { panic!("no state") };
+    assert_eq!((found.state, again.good_step()), (state_5, Some(2)));
+    again.reject().unwrap();
+    assert_eq!((again.good_step(), again.newest_step()), (Some(2), Some(2)));
+    assert_eq!(loaded(dir.path()).state, state());
+    again.reject().unwrap();
+    assert_eq!(loaded(dir.path()).state, state(), "what is good is not rejected");
+}
+
+#[test]
+fn without_a_good_state_a_rejected_one_leaves_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = store(dir.path());
+    store.save(&history(), &state()).unwrap();
+    store.reject().unwrap();
+    assert!(matches!(store.load().unwrap(), Found::Nothing));
+    assert_eq!(files(dir.path()).unwrap(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn weights_of_the_good_state_outlive_a_newer_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = store(dir.path());
+    store.save(&history(), &state()).unwrap();
+    store.prove().unwrap();
+    let (mut better, state_5) = later(3);
+    better.validations.push(ValidationRecord { step: 5, epoch: 1, loss: 1.0, label_tokens: 5 });
+    store.save_weights(&store.best_dir(5), &weights()).unwrap();
+    store.save(&better, &state_5).unwrap();
+    let left = |name: &str| dir.path().join(name).exists();
+    assert!(left("best-1") && left("best-5"));
+    let mut other = Store::new(dir.path(), "f".into());
+    other.load().unwrap();
+    other.prove().unwrap();
+    assert!(!left("best-1") && left("best-5"));
+    assert_eq!(loaded(dir.path()).history, better);
+}
+
+#[test]
+fn best_is_the_lowest_loss_after_training_began() {
+    assert_eq!(history().best(), Some(Best { step: 1, loss: 2.0 }));
+    assert_eq!(History::default().best(), None);
+}
+
+#[test]
+fn other_parameters_and_damage_are_told_apart_from_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(matches!(Store::new(dir.path(), "f".into()).load().unwrap(), Found::Nothing));
+    store(dir.path()).save(&history(), &state()).unwrap();
+    assert!(useless(dir.path(), "g").contains("other parameters"));
+    let path = dir.path().join(NEWEST_FILE);
+    let whole = fs::read(&path).unwrap();
+    for n in [0, 1, 7, 8, 100, whole.len() - 1] {
+        fs::write(&path, &whole[..n]).unwrap();
+        assert!(useless(dir.path(), "f").contains("damaged"), "cut to {n} bytes");
+    }
+    let mut flipped = whole.clone();
+    *flipped.last_mut().unwrap() ^= 1;
+    fs::write(&path, flipped).unwrap();
+    assert!(useless(dir.path(), "f").contains("hash"));
+    fs::write(&path, &whole).unwrap();
+    let weights = dir.path().join("best-1").join(model::adapter::FILE);
+    let tensors = fs::read(&weights).unwrap();
+    fs::write(&weights, &tensors[..tensors.len() / 2]).unwrap();
+    assert!(useless(dir.path(), "f").contains("adapter_model.safetensors is damaged"));
+    fs::remove_file(&weights).unwrap();
+    assert!(useless(dir.path(), "f").contains("adapter_model.safetensors is damaged"));
+    fs::remove_dir_all(dir.path().join("best-1")).unwrap();
+    assert!(useless(dir.path(), "f").contains("gone"));
+}
+
+#[test]
+fn a_damaged_newest_state_gives_way_to_the_good_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = store(dir.path());
+    store.save(&history(), &state()).unwrap();
+    store.prove().unwrap();
+    let (history_5, state_5) = later(3);
+    store.save(&history_5, &state_5).unwrap();
+    let path = dir.path().join(NEWEST_FILE);
+    let whole = fs::read(&path).unwrap();
+    fs::write(&path, &whole[..whole.len() - 1]).unwrap();
+    let found = loaded(dir.path());
+    assert_eq!(found.state, state());
+    assert!(found.passed_over.is_some_and(|why| why.contains("damaged")));
+    assert!(!path.exists(), "a damaged state stays");
+}
+
+#[test]
+fn saving_deletes_the_weights_that_are_named_no_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = store(dir.path());
+    for name in ["best-9", "step-3", "notes", "step-x"] {
+        fs::create_dir(dir.path().join(name)).unwrap();
+    }
+    store.save(&history(), &state()).unwrap();
+    let left = |name: &str| dir.path().join(name).exists();
+    assert!(left("best-1") && left("notes") && left("step-x") && !left("best-9") && !left("step-3"));
+}
