@@ -98,7 +98,7 @@ __device__ inline float block_max(float x) {
 // Numbers that change from one submission to the next. Written by the host before each run; the same struct as
 // `StepScalars` in src/cuda/ops/mod.rs.
 struct StepScalars {
-    float inv_labels;      // 1 / label tokens of the optimizer step
+    float inv_labels;      // 1 / label tokens of the optimizer step: what the summed gradient is multiplied by
     float lora_scale;      // alpha / r
     u32 step;              // optimizer steps done; keys dropout
     u32 drop_threshold;    // drop probability in 1/65536

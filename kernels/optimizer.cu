@@ -1,17 +1,18 @@
 // Gradient norm, clipping and the updates of Adam and AdamW over flat slabs.
 //
-//   norm = sqrt(sum of g^2)      g' = g min(1, clip / (norm + 1e-6)), computed in float64; clip 0 or infinite: g' = g
+//   norm = inv_labels sqrt(sum of g^2)      g' = g inv_labels min(1, clip / (norm + 1e-6)), the last factor computed in float64
+//   and 1 for a clip that is 0 or infinite; `gradient` holds the gradient of the sum of losses
 //   AdamW (I. Loshchilov, F. Hutter, 2019): p *= shrink where it decays, then with g = g'
 //   Adam (D. Kingma, J. Ba, 2015): g = g' + decay p where it decays, then
 //   m += (g - m) keep1      v = v beta2 + keep2 g g      p -= step_size (m / (sqrt(v) / correction + eps))
-//   clip: g = g'
+//   clip: g = g min(1, clip / (norm + 1e-6))
 //
 // | tensor                 | shape  | type                                                                            |
 // | master, gradient, m, v | 1 x N  | float32                                                                         |
 // | copy                   | 1 x N  | bfloat16: the updated master, rounded                                           |
 // | partials               | blocks | float64: one for 4,096 elements                                                 |
 // | norm                   | 1 x 1  | float32                                                                         |
-// | scalars                | 1      | StepScalars: clip, step_size, correction, keep1, beta2, keep2, eps, shrink      |
+// | scalars                | 1      | StepScalars: inv_labels, clip, step_size, correction, keep1, beta2, keep2, ...  |
 // | segments               | S x 2  | u32: first element of a run, 1 where it decays; ascending, the first starts at 0 |
 // | flag                   | 1 x 1  | u32: not 0 once a loss or a norm was not finite; stays until the host clears it |
 //
@@ -46,13 +47,14 @@ extern "C" __global__ void __launch_bounds__(THREADS) grad_norm_partials(const f
     if (threadIdx.x == 0) partials[blockIdx.x] = sum;
 }
 
-extern "C" __global__ void __launch_bounds__(1024) grad_norm(const double* partials, int blocks, float* norm, u32* flag) {
+extern "C" __global__ void __launch_bounds__(1024) grad_norm(const double* partials, int blocks, float* norm,
+                                                                 const StepScalars* scalars, u32* flag) {
     double sum = 0.0;
 #pragma unroll 4
     for (int i = threadIdx.x; i < blocks; i += blockDim.x) sum += partials[i];
     sum = block_sum(sum);
     if (threadIdx.x == 0) {
-        float value = (float)sqrt(sum);
+        float value = (float)(sqrt(sum) * (double)scalars->inv_labels);
         *norm = value;
         if (flag && !isfinite(value)) *flag = 1;
     }
@@ -86,12 +88,12 @@ struct Slabs {
 };
 
 struct Rule {
-    float clip, keep1, beta2, keep2, correction, eps, step_size, shrink, decay;
+    float scale, clip, keep1, beta2, keep2, correction, eps, step_size, shrink, decay;
     bool decoupled;
 };
 
 __device__ inline void update(float& p, float g, float& m, float& v, bool decays, const Rule& rule) {
-    g = __fmul_rn(g, rule.clip);
+    g = __fmul_rn(__fmul_rn(g, rule.scale), rule.clip);
     if (decays && rule.decoupled) p = __fmul_rn(p, rule.shrink);
     if (decays && !rule.decoupled) g = __fadd_rn(g, __fmul_rn(rule.decay, p));
     m = __fadd_rn(m, __fmul_rn(__fsub_rn(g, m), rule.keep1));
@@ -117,8 +119,8 @@ __device__ void step(Slabs slabs, int n, const float* norm, const StepScalars* s
     __shared__ float shared_clip;
     if (threadIdx.x == 0) shared_clip = clip_factor(s->clip, *norm);
     __syncthreads();
-    Rule rule = {shared_clip, s->keep1,     s->beta2,  s->keep2, s->correction,
-                 s->eps,      s->step_size, s->shrink, decay,    decoupled};
+    Rule rule = {s->inv_labels, shared_clip, s->keep1,     s->beta2,  s->keep2, s->correction,
+                 s->eps,        s->step_size, s->shrink, decay,    decoupled};
 #pragma unroll
     for (int k = 0; k < ITEMS; ++k) {
         if (at[k] >= n) continue;

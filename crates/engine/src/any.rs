@@ -158,6 +158,10 @@ impl Backend for AnyBackend {
         paired!(self, program, it, its => it.submit(its, inputs))
     }
 
+    fn send_ahead(&mut self, program: &AnyProgram, inputs: &Inputs) -> Result<(), BackendError> {
+        paired!(self, program, it, its => it.send_ahead(its, inputs))
+    }
+
     fn wait(&mut self) -> Result<(), BackendError> {
         each!(self, it => it.wait())
     }

@@ -7,6 +7,7 @@ use kernels::sample::Draw;
 use model::nf4::Nf4;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::sync::Arc;
 use thiserror::Error;
 
 #[derive(Debug, Error)]
@@ -88,7 +89,7 @@ pub enum Note {
 /// Numbers that change from one submission to the next without a new plan.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Scalars {
-    /// `1 / label tokens of the optimizer step`.
+    /// `1 / label tokens of the optimizer step`: gradients are those of the sum of losses until the update multiplies them by it.
     pub inv_labels: f64,
     /// `alpha / r`.
     pub lora_scale: f64,
@@ -113,7 +114,7 @@ pub struct CacheCopy {
 pub struct Inputs {
     pub dims: Dims,
     /// Row-major, each as long as its rows and columns under `dims`.
-    pub index: BTreeMap<Input, Vec<u32>>,
+    pub index: Arc<BTreeMap<Input, Vec<u32>>>,
     pub scalars: Scalars,
 }
 
@@ -189,6 +190,15 @@ pub trait Backend {
     /// # Errors
     /// When inputs do not fit the plan.
     fn submit(&mut self, program: &Self::Program, inputs: Inputs) -> Result<(), BackendError>;
+
+    /// Brings the inputs of a run that comes later to the device, behind what was submitted so far. [`Backend::wait`] does not
+    /// wait for it. Another run in between costs nothing but that work.
+    ///
+    /// # Errors
+    /// As [`Backend::submit`].
+    fn send_ahead(&mut self, _program: &Self::Program, _inputs: &Inputs) -> Result<(), BackendError> {
+        Ok(())
+    }
 
     /// Waits for what was submitted.
     ///

@@ -17,6 +17,7 @@ use model::adapter::Adapter;
 use model::config::Config;
 use model::weights::Weights;
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 /// Rows of logits of one forward, which is also the most sequences at a time: from, to.
 const STEP_ROWS: [usize; 2] = [64, 256];
@@ -339,7 +340,7 @@ impl Generator {
             drop_threshold: 0,
             optimizer,
         };
-        Inputs { dims, index, scalars }
+        Inputs { dims, index: Arc::new(index), scalars }
     }
 
     fn forward(&mut self, feed: Feed) -> Result<Vec<f32>, EngineError> {

@@ -22,7 +22,8 @@ mod train;
 pub mod verify;
 
 pub use api::*;
+pub use batch::{Packer, Prepared};
 pub use device::ComputeDevice;
 pub use error::EngineError;
 pub use generate::Generator;
-pub use train::Trainer;
+pub use train::{Ahead, Trainer};

@@ -4,7 +4,7 @@ use crate::EngineError;
 use crate::any::{AnyBackend, AnyProgram, Purpose};
 use crate::api::{AdamW, LossSum, MicroBatch, Mode, StepOutcome, TrainOptions, TrainState};
 use crate::backend::{Backend, Caps, Inputs, Note, Scalars, Slab};
-use crate::batch::{Packed, pack};
+use crate::batch::{Packed, Packer, Prepared};
 use crate::cuda::WorkTime;
 use crate::device::ComputeDevice;
 use crate::place::{Layout, place};
@@ -17,6 +17,10 @@ use model::adapter::{Adapter, LoraConfig};
 use model::config::Config;
 use model::weights::Weights;
 use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The step after the one that runs, once it is prepared; `None`: there is none.
+pub type Ahead = Option<Result<Prepared, EngineError>>;
 
 /// Plans of a trainer, ready to run.
 #[derive(Debug)]
@@ -119,24 +123,39 @@ impl Trainer {
         micro_batches: &[MicroBatch],
         optimizer: &AdamW,
     ) -> Result<StepOutcome, EngineError> {
-        let packed = self.pack_all(micro_batches)?;
-        let label_tokens: u64 = packed.iter().map(Packed::label_tokens).sum();
+        let prepared = self.packer().prepare(micro_batches)?;
+        Ok(self.step_and_prepare(&prepared, optimizer, |_| None)?.0)
+    }
+
+    /// As [`Trainer::step`]; while the device is at work, `next` prepares the step after this one, whose inputs are then on
+    /// their way before this one has ended.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`], but for those of `next`, which are returned with what it returned.
+    pub fn step_and_prepare(
+        &mut self,
+        now: &Prepared,
+        optimizer: &AdamW,
+        next: impl FnOnce(Packer) -> Ahead,
+    ) -> Result<(StepOutcome, Ahead), EngineError> {
+        let (label_tokens, tokens) = (now.label_tokens(), now.tokens());
         if label_tokens == 0 {
             return Err(EngineError::NoLabels { step: self.step + 1 });
         }
-        let tokens = packed.iter().map(|packed| packed.dims.tokens as u64).sum();
         let mut scalars = self.scalars();
         scalars.inv_labels = 1.0 / label_tokens as f64;
         scalars.optimizer = *optimizer;
-        let losses = self.accumulate(packed, scalars)?;
+        let losses = self.accumulate(now, scalars)?;
         if losses.iter().any(|note| matches!(note, Note::Value(loss) if !loss.is_finite())) {
             return Err(EngineError::NonFinite { what: "the loss", step: self.step + 1 });
         }
         let dims = Dims { tokens: 0, loss_rows: 0, seqs: 0, chunk: 1 };
-        let inputs = Inputs { dims, index: BTreeMap::new(), scalars };
+        let inputs = Inputs { dims, index: Arc::default(), scalars };
         // The update does nothing when the norm is not finite, as it is whenever a loss is not.
         self.backend.submit(&self.programs.update, inputs)?;
         let norm = self.backend.note(&self.programs.update, self.programs.norm)?;
+        let ahead = next(self.packer());
+        self.send_ahead(&ahead, scalars)?;
         self.backend.wait()?;
         let sum = self.sum(&losses);
         let grad_norm = f64::from(self.backend.noted(norm));
@@ -148,7 +167,7 @@ impl Trainer {
             return failed("the gradient norm");
         }
         self.step += 1;
-        Ok(StepOutcome { loss: sum / label_tokens as f64, grad_norm, label_tokens, tokens })
+        Ok((StepOutcome { loss: sum / label_tokens as f64, grad_norm, label_tokens, tokens }, ahead))
     }
 
     /// Sum of the token losses, without dropout and without a gradient.
@@ -156,8 +175,7 @@ impl Trainer {
     /// # Errors
     /// When the micro-batch does not fit.
     pub fn evaluate(&mut self, micro: &MicroBatch) -> Result<LossSum, EngineError> {
-        let chunk = self.backend.caps().chunk(self.options.mode);
-        let packed = pack(micro, self.params.shape.vocab, self.options.max_tokens, chunk)?;
+        let packed = self.packer().pack(micro)?;
         let label_tokens = packed.label_tokens();
         let Packed { dims, index } = packed;
         let inputs = Inputs { dims, index, scalars: self.scalars() };
@@ -172,17 +190,18 @@ impl Trainer {
     /// # Errors
     /// When the micro-batch does not fit or has no label.
     pub fn gradients(&mut self, micro: &MicroBatch) -> Result<BTreeMap<String, Vec<f32>>, EngineError> {
-        let packed = self.pack_all(std::slice::from_ref(micro))?;
-        let label_tokens: u64 = packed.iter().map(Packed::label_tokens).sum();
+        let prepared = self.packer().prepare(std::slice::from_ref(micro))?;
+        let label_tokens = prepared.label_tokens();
         if label_tokens == 0 {
             return Err(EngineError::NoLabels { step: self.step + 1 });
         }
-        let mut scalars = self.scalars();
-        scalars.inv_labels = 1.0 / label_tokens as f64;
-        self.accumulate(packed, scalars)?;
+        self.accumulate(&prepared, self.scalars())?;
         self.backend.wait()?;
         let slab = self.backend.load_slab(Slab::Gradient)?;
-        let cut = |range: &crate::Range| slab[range.start..range.start + range.len].to_vec();
+        let scale = (1.0 / label_tokens as f64) as f32;
+        let cut = |range: &crate::Range| {
+            slab[range.start..range.start + range.len].iter().map(|&sum| sum * scale).collect()
+        };
         Ok(self.params.table().iter().map(|(name, range)| (name.clone(), cut(range))).collect())
     }
 
@@ -192,14 +211,9 @@ impl Trainer {
     /// # Errors
     /// When the micro-batch does not fit or the device fails.
     pub fn profile(&mut self, micro: &MicroBatch) -> Result<Vec<WorkTime>, EngineError> {
-        let packed = self.pack_all(std::slice::from_ref(micro))?;
-        let mut scalars = self.scalars();
-        scalars.inv_labels = 1.0;
-        let mut times = Vec::new();
-        for Packed { dims, index } in packed {
-            times = self.backend.profile(&self.programs.train, &Inputs { dims, index, scalars })?;
-        }
-        Ok(times)
+        let Packed { dims, index } = self.packer().pack(micro)?;
+        let inputs = Inputs { dims, index, scalars: self.scalars() };
+        Ok(self.backend.profile(&self.programs.train, &inputs)?)
     }
 
     /// Name of the GPU and bytes of its memory in use, by this process and others; `None` on the CPU.
@@ -302,18 +316,28 @@ impl Trainer {
         setup::digest(&self.backend, &self.params, self.options.threads, is_base)
     }
 
-    fn pack_all(&self, micro_batches: &[MicroBatch]) -> Result<Vec<Packed>, EngineError> {
-        let (vocab, room) = (self.params.shape.vocab, self.options.max_tokens);
-        let chunk = self.backend.caps().chunk(self.options.mode);
-        micro_batches.iter().map(|micro| pack(micro, vocab, room, chunk)).collect()
+    /// What prepares micro-batches for this trainer.
+    #[must_use]
+    pub fn packer(&self) -> Packer {
+        Packer {
+            vocab: self.params.shape.vocab,
+            max_tokens: self.options.max_tokens,
+            chunk: self.backend.caps().chunk(self.options.mode),
+        }
     }
 
-    /// Gradients of all micro-batches in the slab; returns where the sums of their losses will be. Does not wait.
-    fn accumulate(&mut self, packed: Vec<Packed>, scalars: Scalars) -> Result<Vec<Note>, EngineError> {
+    fn send_ahead(&mut self, ahead: &Ahead, scalars: Scalars) -> Result<(), EngineError> {
+        let Some(Ok(Prepared { packed })) = ahead else { return Ok(()) };
+        let Some(Packed { dims, index }) = packed.first().cloned() else { return Ok(()) };
+        Ok(self.backend.send_ahead(&self.programs.train, &Inputs { dims, index, scalars })?)
+    }
+
+    /// Gradients of the summed losses of all micro-batches in the slab; returns where the sums of their losses will be. Does not wait.
+    fn accumulate(&mut self, prepared: &Prepared, scalars: Scalars) -> Result<Vec<Note>, EngineError> {
         let none = Dims { tokens: 0, loss_rows: 0, seqs: 0, chunk: 1 };
-        self.backend.submit(&self.programs.zero, Inputs { dims: none, index: BTreeMap::new(), scalars })?;
+        self.backend.submit(&self.programs.zero, Inputs { dims: none, index: Arc::default(), scalars })?;
         let mut losses = Vec::new();
-        for Packed { dims, index } in packed {
+        for Packed { dims, index } in prepared.packed.iter().cloned() {
             self.backend.submit(&self.programs.train, Inputs { dims, index, scalars })?;
             losses.push(self.backend.note(&self.programs.train, self.programs.train_loss)?);
         }

@@ -170,7 +170,6 @@ fn picking(dtype: Dtype) {
 
 fn losses() {
     let limit = limit();
-    let s = scalars(StepScalars { inv_labels: 1e-4, ..StepScalars::default() });
     for (count, dtype) in [(256, Dtype::Bf16), (1024, Dtype::Bf16), (256, Dtype::F32)] {
         let labels: Vec<u32> = (0..count as u32).map(|i| i * 577 % V as u32).collect();
         let labels = integers(&labels, 1);
@@ -180,7 +179,7 @@ fn losses() {
             let shape = format!("{shape}{}", if gradient { " grad" } else { "" });
             line(&shape, limit, || {
                 let logits = filled(count, V, dtype);
-                vec![cross_entropy::forward(&logits, &labels, &loss, &s, gradient).unwrap()]
+                vec![cross_entropy::forward(&logits, &labels, &loss, gradient).unwrap()]
             });
         }
     }
@@ -206,6 +205,7 @@ fn losses() {
 fn updates() {
     let limit = limit();
     let s = scalars(StepScalars {
+        inv_labels: 1e-4,
         clip: 1.0,
         step_size: 1e-4,
         correction: 1.0,
@@ -226,7 +226,7 @@ fn updates() {
     line(&format!("{TRAINABLE}"), limit, || {
         let gradient = slab(Dtype::F32);
         let partials = gpu().alloc(bytes, "partial sums").unwrap().dense(1, bytes, Dtype::U8).unwrap();
-        optimizer::grad_norm(&gradient, &partials, &norm, None).unwrap().into()
+        optimizer::grad_norm(&gradient, &partials, &norm, &s, None).unwrap().into()
     });
     norm.upload(&[2.0]).unwrap();
     for (shape, segments, copy) in [

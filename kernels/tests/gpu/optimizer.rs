@@ -4,6 +4,9 @@ use kernels::cuda::ops::StepScalars;
 use kernels::cuda::ops::optimizer::{self, Conditions, Slabs};
 use kernels::cuda::{Dtype, Tensor, bf16_bits};
 
+/// What gradients are multiplied by.
+const SCALE: f32 = 1.0 / 37.0;
+
 /// The slabs of `engine`'s CPU backend, and its formula in float32.
 struct Host {
     master: Vec<f32>,
@@ -33,7 +36,7 @@ impl Host {
         let clip = clip_factor(s.clip, norm);
         for i in 0..self.master.len() {
             let (p, m, v) = (&mut self.master[i], &mut self.m[i], &mut self.v[i]);
-            let mut g = self.gradient[i] * clip;
+            let mut g = self.gradient[i] * s.inv_labels * clip;
             match l2 {
                 Some(decay) if self.decays[i] => g += decay * *p,
                 None if self.decays[i] => *p *= s.shrink,
@@ -100,6 +103,7 @@ impl Device {
 fn rule(step: i32, clip: f64) -> StepScalars {
     let (lr, beta1, beta2, decay) = (2e-4, 0.9, 0.999, 0.01);
     StepScalars {
+        inv_labels: SCALE,
         clip,
         step_size: (lr / (1.0 - f64::powi(beta1, step))) as f32,
         correction: (1.0 - f64::powi(beta2, step)).sqrt() as f32,
@@ -112,11 +116,12 @@ fn rule(step: i32, clip: f64) -> StepScalars {
     }
 }
 
-fn norm_of(gradient: &Tensor, flag: Option<&Tensor>) -> Tensor {
+fn norm_of(gradient: &Tensor, scale: f32, flag: Option<&Tensor>) -> Tensor {
     let bytes = optimizer::partials_bytes(gradient.cols());
     let partials = gpu().alloc(bytes, "partial sums").unwrap().dense(1, bytes, Dtype::U8).unwrap();
     let norm = poisoned((1, 1), 0, Dtype::F32);
-    optimizer::grad_norm(gradient, &partials, &norm, flag).unwrap().iter().for_each(run);
+    let scalars = scalars(StepScalars { inv_labels: scale, ..StepScalars::default() });
+    optimizer::grad_norm(gradient, &partials, &norm, &scalars, flag).unwrap().iter().for_each(run);
     norm
 }
 
@@ -137,11 +142,12 @@ fn the_norm_equals_a_sum_in_float64() {
     for n in [1, 5, 4096, 4097, 100_003, 3_000_001] {
         let values = rng.values(n, 1e-3);
         let expected = values.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>().sqrt();
+        let expected = expected * f64::from(SCALE);
         let mut first = None;
         for offset in [0, 1] {
             let slab = poisoned((1, n + offset), 0, Dtype::F32).columns(offset, n).unwrap();
             slab.upload(&values).unwrap();
-            let norm = norm_of(&slab, None).download().unwrap()[0];
+            let norm = norm_of(&slab, SCALE, None).download().unwrap()[0];
             assert!((f64::from(norm) - expected).abs() <= 1e-6 * expected, "{n}: {norm} not {expected}");
             let bits = *first.get_or_insert(norm.to_bits());
             assert_eq!(norm.to_bits(), bits, "{n}: another alignment, other bits");
@@ -165,7 +171,7 @@ fn adamw_and_adam_have_the_bits_of_the_plain_formula() {
             let copy = offset == 0;
             for step in 1..4 {
                 let s = rule(step, clip);
-                let norm = norm_of(&device.gradient, None);
+                let norm = norm_of(&device.gradient, SCALE, None);
                 let scalars = scalars(s);
                 let conditions =
                     Conditions { norm: &norm, scalars: &scalars, segments: &device.segments, flag: None };
@@ -203,7 +209,7 @@ fn nothing_moves_after_a_norm_that_is_not_finite() {
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         let at = rng.below(5077);
         device.gradient.columns(at, 1).unwrap().upload(&[bad]).unwrap();
-        let norm = norm_of(&device.gradient, None);
+        let norm = norm_of(&device.gradient, SCALE, None);
         update(&norm, None);
         device.equals(&host, &format!("{bad} in the gradient"));
         run(&optimizer::clip(&device.gradient, &norm, &scalars).unwrap());
@@ -212,9 +218,9 @@ fn nothing_moves_after_a_norm_that_is_not_finite() {
     }
     let large = poisoned((1, 2), 0, Dtype::F32);
     large.upload(&[f32::MAX, f32::MAX]).unwrap();
-    norm_of(&large, Some(&flag));
+    norm_of(&large, 1.0, Some(&flag));
     assert_eq!(flag.read_rows().unwrap(), 1u32.to_le_bytes());
-    let good = norm_of(&device.gradient, Some(&flag));
+    let good = norm_of(&device.gradient, SCALE, Some(&flag));
     update(&good, Some(&flag));
     device.equals(&host, "a good norm while the flag is set");
     flag.upload_u32(&[0]).unwrap();
@@ -231,7 +237,7 @@ fn clip_scales_in_place() {
         for clip in [1e-2, 1e9, 0.0, f64::INFINITY] {
             let slab = poisoned((1, n + offset), 0, Dtype::F32).columns(offset, n).unwrap();
             slab.upload(&values).unwrap();
-            let norm = norm_of(&slab, None);
+            let norm = norm_of(&slab, SCALE, None);
             run(&optimizer::clip(&slab, &norm, &scalars(rule(1, clip))).unwrap());
             let factor = clip_factor(clip, norm.download().unwrap()[0]);
             let expected: Vec<f32> = values.iter().map(|g| g * factor).collect();

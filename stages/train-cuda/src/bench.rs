@@ -12,8 +12,8 @@ use clap::Parser;
 use engine::cuda::WorkTime;
 use engine::device::{self, Build, DeviceRequest};
 use engine::{
-    AdamW, ComputeDevice, EngineError, MicroBatch, Mode, Precision, SavePolicy, Sequence, TrainOptions,
-    Trainer,
+    AdamW, ComputeDevice, EngineError, MicroBatch, Mode, Packer, Precision, Prepared, SavePolicy, Sequence,
+    StepOutcome, TrainOptions, Trainer,
 };
 use model::adapter::{Adapter, LoraConfig};
 use model::config::Config;
@@ -236,12 +236,24 @@ impl Bench {
         Ok(Bench { trainer, batches, config: config.clone(), device, shape })
     }
 
+    /// One step; the one after it is prepared meanwhile.
+    fn step(&mut self, number: usize, now: &mut Prepared) -> Result<StepOutcome, Failed> {
+        let rule = AdamW { lr: 2e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, clip: 1.0 };
+        let next = &self.batches[(number + 1) % self.batches.len()];
+        let next = |packer: Packer| Some(packer.prepare(std::slice::from_ref(next)));
+        let (outcome, ahead) = self.trainer.step_and_prepare(now, &rule, next).map_err(failed)?;
+        if let Some(prepared) = ahead {
+            *now = prepared.map_err(failed)?;
+        }
+        Ok(outcome)
+    }
+
     /// Steps without a pause; the readings of their first second are of what came before.
-    fn keep_busy(&mut self, seconds: f64, telemetry: &Telemetry, rule: &AdamW) -> Result<(), Failed> {
+    fn keep_busy(&mut self, seconds: f64, telemetry: &Telemetry, now: &mut Prepared) -> Result<(), Failed> {
         let begun = Instant::now();
         while telemetry.is_on() && begun.elapsed().as_secs_f64() < seconds {
-            for batch in &self.batches {
-                self.trainer.step(std::slice::from_ref(batch), rule).map_err(failed)?;
+            for number in 0..self.batches.len() {
+                self.step(number, now)?;
             }
             telemetry.steady(begun.elapsed().as_secs_f64() >= 1.0);
         }
@@ -250,12 +262,11 @@ impl Bench {
     }
 
     fn measure(&mut self, arguments: &Arguments, telemetry: &Telemetry) -> Result<Line, Failed> {
-        let rule = AdamW { lr: 2e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, clip: 1.0 };
         let (mut times, mut losses, mut norm) = (Vec::new(), Vec::new(), 0.0);
+        let mut now = self.trainer.packer().prepare(&self.batches[..1]).map_err(failed)?;
         for step in 0..arguments.warmup + arguments.steps {
-            let batch = &self.batches[step % self.batches.len()];
             let begun = Instant::now();
-            let outcome = self.trainer.step(std::slice::from_ref(batch), &rule).map_err(failed)?;
+            let outcome = self.step(step, &mut now)?;
             if step >= arguments.warmup {
                 times.push(begun.elapsed().as_secs_f64() * 1e3);
             }
@@ -266,7 +277,7 @@ impl Bench {
         if !(norm > 0.0 && norm.is_finite()) {
             return Err((3, format!("the gradient's norm is {norm}: nothing was trained")));
         }
-        self.keep_busy(arguments.busy_seconds, telemetry, &rule)?;
+        self.keep_busy(arguments.busy_seconds, telemetry, &mut now)?;
         let seen = telemetry.summary();
         times.sort_by(f64::total_cmp);
         let (sequences, length) = self.shape;

@@ -6,6 +6,7 @@
 mod alarms;
 pub mod bench;
 mod checkpoint;
+mod feed;
 mod flops;
 mod inputs;
 mod live;
@@ -32,6 +33,7 @@ pub use crate::tfevents::masked_crc32c;
 
 use crate::alarms::Alarms;
 use crate::checkpoint::{Found, History, Loaded, Store};
+use crate::feed::Feed;
 use crate::inputs::Inputs;
 use crate::live::{Live, RunFacts};
 use crate::maker::Maker;
@@ -167,7 +169,13 @@ fn train(
         store,
         live,
         history: History::default(),
-        packing,
+        feed: Feed::new(
+            &data.train.rows,
+            (context.seed(), params.shuffle),
+            params.rows_per_step(),
+            length,
+            packing,
+        ),
         alarms: Alarms::new(
             base.config.vocab_size,
             Schedule::new(params.lr(), params.warmup_ratio, params.min_lr_ratio, length.total).n_warm,

@@ -49,7 +49,7 @@ impl TokensError {
 }
 
 /// One row of a token file.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Row {
     pub(crate) id: String,
     pub(crate) function_sha256: String,

@@ -2,17 +2,18 @@
 
 use std::time::Instant;
 
-use engine::{AdamW, EngineError, MicroBatch, Sequence, Trainer};
+use engine::{AdamW, EngineError, Trainer};
 use model::config::Config;
 use record::training::{StepRecord, TrainingStatus, ValidationRecord};
 use stage_kit::{Context, Result, StageError};
 
 use crate::alarms::{Alarm, Alarms};
 use crate::checkpoint::{History, Store};
+use crate::feed::{Feed, micro_batch};
 use crate::live::Live;
 use crate::params::{Params, TrainMode};
 use crate::schedule::{Position, Schedule, order, steps_per_epoch};
-use crate::tokens::{Row, TokenFile};
+use crate::tokens::TokenFile;
 use crate::weights::Trained;
 
 /// How long a run is.
@@ -89,7 +90,7 @@ pub(crate) struct Run<'c> {
     pub(crate) store: Store,
     pub(crate) live: Live<'c>,
     pub(crate) history: History,
-    pub(crate) packing: Packing,
+    pub(crate) feed: Feed<'c>,
     pub(crate) alarms: Alarms,
     /// Time and tokens of this process's steps alone.
     pub(crate) stepping: Stepping,
@@ -115,7 +116,7 @@ pub(crate) enum Packing {
 
 impl Packing {
     /// Cuts rows into runs that go through the model together.
-    fn cut<T: Copy>(self, rows: &[T], tokens: impl Fn(T) -> usize) -> Vec<&[T]> {
+    pub(crate) fn cut<T: Copy>(self, rows: &[T], tokens: impl Fn(T) -> usize) -> Vec<&[T]> {
         let most = match self {
             Self::Rows(n) => return rows.chunks(n.max(1)).collect(),
             Self::Tokens(most) => most,
@@ -170,7 +171,6 @@ impl Run<'_> {
             self.params.min_lr_ratio,
             self.length.total,
         );
-        let mut rows_of: (u64, Vec<usize>) = (u64::MAX, Vec::new());
         loop {
             self.keep_house()?;
             let done = self.history.steps_done();
@@ -179,33 +179,26 @@ impl Run<'_> {
                 return Ok(());
             }
             self.stop_if_cancelled()?;
-            let position = Position::of(done, self.length.steps_per_epoch);
-            if rows_of.0 != position.epoch {
-                let n = self.data.train.rows.len();
-                rows_of =
-                    (position.epoch, order(n, self.context.seed(), position.epoch, self.params.shuffle));
-            }
-            self.step(&rows_of.1, position, schedule.lr(done))?;
+            self.step(done, schedule.lr(done))?;
         }
     }
 
-    fn step(&mut self, order: &[usize], position: Position, lr: f64) -> Result<()> {
-        let n = self.params.rows_per_step();
-        let first = position.step_in_epoch as usize * n;
-        let rows = &order[first..(first + n).min(order.len())];
-        let micro_batches: Vec<MicroBatch> = self
-            .packing
-            .cut(rows, |i| self.data.train.rows[i].input_ids.len())
-            .into_iter()
-            .map(|rows| micro_batch(rows.iter().map(|&i| (i, &self.data.train.rows[i]))))
-            .collect();
+    fn step(&mut self, done: u64, lr: f64) -> Result<()> {
+        let (rows, rule) = (self.feed.rows_after(done), self.optimizer(lr));
         let begun = Instant::now();
-        let outcome = self.trainer.step(&micro_batches, &self.optimizer(lr));
+        let outcome = self.feed.take(done, self.trainer.packer()).and_then(|now| {
+            let next = |packer| self.feed.look_ahead(done + 1, packer);
+            self.trainer.step_and_prepare(&now, &rule, next)
+        });
         let seconds = begun.elapsed().as_secs_f64();
         let outcome = match outcome {
-            Ok(outcome) => outcome,
+            Ok((outcome, ahead)) => {
+                self.feed.keep(done + 1, ahead);
+                outcome
+            }
             Err(e) => return Err(self.step_failed(e)),
         };
+        let position = Position::of(done, self.length.steps_per_epoch);
         self.stepping.seconds += seconds;
         self.stepping.tokens += outcome.tokens;
         self.stepping.label_tokens += outcome.label_tokens;
@@ -354,7 +347,7 @@ impl Run<'_> {
         let Some(validation) = &self.data.validation else { return Ok(()) };
         let (mut sum, mut label_tokens) = (0.0, 0);
         let all: Vec<usize> = (0..validation.rows.len()).collect();
-        for rows in self.packing.cut(&all, |i| validation.rows[i].input_ids.len()) {
+        for rows in self.feed.packing.cut(&all, |i| validation.rows[i].input_ids.len()) {
             self.stop_if_cancelled()?;
             if rows.iter().all(|&i| validation.rows[i].n_label_tokens() == 0) {
                 continue;
@@ -470,16 +463,6 @@ impl Run<'_> {
         StageError::failed(message)
             .next(format!("{good}; lower `lr`, lengthen the warm-up or look at the rows of this step"))
     }
-}
-
-/// Rows with their number in the file, which keys their dropout.
-fn micro_batch<'r>(rows: impl Iterator<Item = (usize, &'r Row)>) -> MicroBatch {
-    let sequence = |(i, row): (usize, &Row)| Sequence {
-        sample_id: i as u64,
-        input_ids: row.input_ids.clone(),
-        labels: row.labels.clone(),
-    };
-    MicroBatch { sequences: rows.map(sequence).collect() }
 }
 
 /// An error of the engine as the stage's.

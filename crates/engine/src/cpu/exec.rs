@@ -201,7 +201,6 @@ impl<R: Real> Cpu<R> {
         match *op {
             Op::CrossEntropy { logits, labels, loss, gradient } => {
                 let (logits, loss) = (o.take(logits)?, o.take(loss)?);
-                let gradient = gradient.then(|| R::of(inputs.scalars.inv_labels));
                 training::cross_entropy(logits, o.index(labels)?, loss, gradient, threads);
             }
             Op::SumLoss { losses, sum } => {
@@ -375,13 +374,14 @@ impl<R: Real> Cpu<R> {
         match *op {
             Op::ZeroGradients => self.gradient.fill(R::ZERO),
             Op::GradNorm { norm } => {
-                let value = R::of(training::norm(&self.gradient, self.threads));
+                let scale = R::of(inputs.scalars.inv_labels).to_f64();
+                let value = R::of(training::norm(&self.gradient, self.threads) * scale);
                 self.operands(program, op, inputs)?.take(norm)?.row_mut(0)[0] = value;
             }
             Op::AdamW { norm } => {
                 let norm = self.operands(program, op, inputs)?.get(norm)?.row(0)[0];
                 if norm.finite() {
-                    self.update(&inputs.scalars.optimizer, norm.to_f64(), inputs.scalars.step + 1);
+                    self.update(&inputs.scalars, norm.to_f64());
                 }
             }
             _ => return Ok(false),

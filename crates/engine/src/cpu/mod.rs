@@ -163,7 +163,7 @@ impl<R: Real> Cpu<R> {
     }
 
     /// One optimizer update of all trainables.
-    fn update(&mut self, rule: &crate::api::AdamW, norm: f64, t: u64) {
+    fn update(&mut self, scalars: &crate::backend::Scalars, norm: f64) {
         let mut segments = Vec::new();
         let (mut master, mut m, mut v) = (&mut self.store.master[..], &mut self.m[..], &mut self.v[..]);
         let mut gradient = &self.gradient[..];
@@ -182,7 +182,8 @@ impl<R: Real> Cpu<R> {
             segments.push(Segment { master: a, gradient: g, m: c, v: e, decay });
             (master, m, v, gradient) = (b, d, f, h);
         }
-        training::adamw(segments, rule, norm, t, self.threads);
+        let scale = (scalars.inv_labels, norm);
+        training::adamw(segments, &scalars.optimizer, scale, scalars.step + 1, self.threads);
         self.store.refresh_rounded();
     }
 

@@ -6,12 +6,13 @@ use super::real::{Real, max, sum_lanes};
 use crate::api::AdamW;
 use kernels::gemm::{View, ViewMut};
 
-/// `loss[i] = lse(logits[i]) - logits[i][labels[i]]`; with `gradient`, `logits` become `(softmax - onehot) inv_labels`.
+/// `loss[i] = lse(logits[i]) - logits[i][labels[i]]`; with `gradient`, `logits` become `softmax - onehot`, the gradient
+/// of the sum of losses.
 pub fn cross_entropy<R: Real>(
     logits: ViewMut<'_, R>,
     labels: &[u32],
     loss: ViewMut<'_, R>,
-    gradient: Option<R>,
+    gradient: bool,
     threads: usize,
 ) {
     let cost = logits.cols * 10;
@@ -21,19 +22,19 @@ pub fn cross_entropy<R: Real>(
             let row = logits.row_mut(i);
             let top = max(row);
             let at_label = row[label] - top;
-            let Some(inv_labels) = gradient else {
+            if !gradient {
                 let total = sum_lanes(row.len(), |c| (row[c] - top).exp());
                 loss.row_mut(i)[0] = total.ln() - at_label;
                 continue;
-            };
+            }
             exp_from(row, top);
             let total = sum_lanes(row.len(), |c| row[c]);
             loss.row_mut(i)[0] = total.ln() - at_label;
-            let factor = inv_labels / total;
+            let factor = R::of(1.0) / total;
             for value in row.iter_mut() {
                 *value *= factor;
             }
-            row[label] -= inv_labels;
+            row[label] -= R::of(1.0);
         }
     });
 }
@@ -83,14 +84,21 @@ pub struct Segment<'a, R> {
 /// p *= 1 - lr decay        m += (g - m)(1 - beta1)        v = v beta2 + (1 - beta2) g^2
 /// p -= lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
 /// ```
-/// where `g` is the gradient times `min(1, clip / (norm + 1e-6))`. `t` counts updates from 1.
-pub fn adamw<R: Real>(segments: Vec<Segment<'_, R>>, rule: &AdamW, norm: f64, t: u64, threads: usize) {
+/// where `g` is the gradient times `scale`, then times `min(1, clip / (norm + 1e-6))`; `norm` is that of the scaled gradient. `t`
+/// counts updates from 1.
+pub fn adamw<R: Real>(
+    segments: Vec<Segment<'_, R>>,
+    rule: &AdamW,
+    (scale, norm): (f64, f64),
+    t: u64,
+    threads: usize,
+) {
     let clip = clip_factor(rule.clip, norm);
     let t = t as f64;
     let step_size = R::of(rule.lr / (1.0 - libm::pow(rule.beta1, t)));
     let correction = R::of(libm::sqrt(1.0 - libm::pow(rule.beta2, t)));
     let (keep1, beta2, keep2) = (R::of(1.0 - rule.beta1), R::of(rule.beta2), R::of(1.0 - rule.beta2));
-    let (eps, clip) = (R::of(rule.eps), R::of(clip));
+    let (eps, scale, clip) = (R::of(rule.eps), R::of(scale), R::of(clip));
     let shrink = R::of(1.0 - rule.lr * rule.weight_decay);
     let sizes: Vec<usize> = segments.iter().map(|segment| segment.gradient.len() * 8).collect();
     let mut segments = segments.into_iter();
@@ -101,7 +109,7 @@ pub fn adamw<R: Real>(segments: Vec<Segment<'_, R>>, rule: &AdamW, norm: f64, t:
     let one = |segment: Segment<'_, R>| {
         let moments = segment.m.iter_mut().zip(segment.v.iter_mut());
         for ((p, &g), (m, v)) in segment.master.iter_mut().zip(segment.gradient).zip(moments) {
-            let g = g * clip;
+            let g = g * scale * clip;
             if segment.decay {
                 *p *= shrink;
             }

@@ -311,9 +311,8 @@ impl Lowering<'_> {
                 if logits.rows() == 0 {
                     return Ok(Work::Nothing);
                 }
-                let (labels, loss, scalars) =
-                    (self.tensor(labels)?, self.tensor(loss)?, self.block.scalars()?);
-                Ok(ops::cross_entropy::forward(&logits, &labels, &loss, &scalars, gradient)?)
+                let (labels, loss) = (self.tensor(labels)?, self.tensor(loss)?);
+                Ok(ops::cross_entropy::forward(&logits, &labels, &loss, gradient)?)
             }
             Op::SumLoss { losses, sum } => {
                 Ok(ops::cross_entropy::sum_loss(&self.tensor(losses)?, &self.tensor(sum)?, Some(self.flag))?)
@@ -349,7 +348,8 @@ impl Lowering<'_> {
             Op::ZeroGradients => vec![Work::zero(gradient)?, Work::zero(self.flag)?],
             Op::GradNorm { norm } => {
                 let partials = self.scratch(ops::optimizer::partials_bytes(gradient.cols()))?;
-                ops::optimizer::grad_norm(gradient, &partials, &self.tensor(norm)?, Some(self.flag))?.into()
+                let (norm, scalars) = (self.tensor(norm)?, self.block.scalars()?);
+                ops::optimizer::grad_norm(gradient, &partials, &norm, &scalars, Some(self.flag))?.into()
             }
             Op::AdamW { norm } => {
                 let scalars = self.block.scalars()?;

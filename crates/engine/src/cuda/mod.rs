@@ -100,6 +100,8 @@ pub struct Cuda {
     flag: Tensor,
     notes: Pinned,
     noted: usize,
+    /// Behind the last run, once something was sent ahead of another.
+    done: Option<Event>,
     values: Vec<f32>,
     choices: Option<Choices>,
     /// The master slab changed without an update: what is derived from it is old.
@@ -127,6 +129,7 @@ impl Cuda {
             flag: gpu.alloc(ALIGN, "a flag")?.dense(1, 1, Dtype::U32)?,
             notes: gpu.pinned(NOTES * 4)?,
             noted: 0,
+            done: None,
             values: Vec::new(),
             choices: None,
             stale: true,
@@ -456,12 +459,26 @@ impl Backend for Cuda {
 
     fn submit(&mut self, program: &CudaProgram, inputs: Inputs) -> Result<(), BackendError> {
         let dims = self.dims(program, &inputs);
+        self.done = None;
         self.prepare(program, &inputs, dims)?;
         self.run(program, dims)
     }
 
+    fn send_ahead(&mut self, program: &CudaProgram, inputs: &Inputs) -> Result<(), BackendError> {
+        check_inputs(&program.plan, inputs)?;
+        let done = Event::new(&self.gpu)?;
+        done.record()?;
+        self.done = Some(done);
+        let (dims, runs) = (self.dims(program, inputs), wants_runs(&program.plan));
+        let block = self.block.as_mut().ok_or_else(|| plan_error("the backend", "has no program yet"))?;
+        block.send(inputs, dims, runs)
+    }
+
     fn wait(&mut self) -> Result<(), BackendError> {
-        self.gpu.synchronize()?;
+        match self.done.take() {
+            Some(done) => done.wait()?,
+            None => self.gpu.synchronize()?,
+        }
         let bytes = &self.notes.as_slice()[..self.noted * 4];
         self.values = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
         self.noted = 0;

@@ -209,8 +209,8 @@ pub enum Op {
         index: Mat,
         d_x: Mat,
     },
-    /// `loss[i] = lse(logits[i]) - logits[i][labels[i]]`; with `gradient`, `logits` become
-    /// `(softmax - onehot) / label tokens of the step`.
+    /// `loss[i] = lse(logits[i]) - logits[i][labels[i]]`; with `gradient`, `logits` become `softmax - onehot`,
+    /// the gradient of the sum of losses.
     CrossEntropy {
         logits: Mat,
         labels: Mat,

@@ -11,6 +11,7 @@ use engine::plan::{
 use engine::{AdamW, Precision, SavePolicy};
 use model::config::Config;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 const CHUNK: usize = 32;
 
@@ -109,7 +110,7 @@ pub(crate) fn inputs(case: &Case) -> Inputs {
         drop_threshold,
         optimizer,
     };
-    Inputs { dims, index, scalars }
+    Inputs { dims, index: Arc::new(index), scalars }
 }
 
 pub(crate) fn store(backend: &mut impl Backend, params: &ModelParams, case: &Case) {

@@ -19,25 +19,18 @@ const THREADS_AT_ONCE: usize = 2048;
 /// The label of a row without a loss.
 pub const NONE: u32 = u32::MAX;
 
-/// `loss = lse(logits) - logits[label]`; with `gradient`, `logits` become `(softmax - onehot) inv_labels`, `inv_labels` from
-/// `scalars`. `logits`: `R x V` float32 or bfloat16, `labels`: `R x 1` u32, `loss`: `R x 1` float32. Rows with the label
+/// `loss = lse(logits) - logits[label]`; with `gradient`, `logits` become `softmax - onehot`, the gradient of the sum of losses.
+/// `logits`: `R x V` float32 or bfloat16, `labels`: `R x 1` u32, `loss`: `R x 1` float32. Rows with the label
 /// [`NONE`] have no loss and a gradient of zeros; a label beyond the columns makes its loss NaN.
 ///
 /// # Errors
 /// When shapes or types do not fit.
-pub fn forward(
-    logits: &Tensor,
-    labels: &Tensor,
-    loss: &Tensor,
-    scalars: &Tensor,
-    gradient: bool,
-) -> Result<Work, CudaError> {
+pub fn forward(logits: &Tensor, labels: &Tensor, loss: &Tensor, gradient: bool) -> Result<Work, CudaError> {
     let check = Check::new("cross_entropy");
     check.float("logits", logits)?;
     check.cols(logits.cols())?;
     check.column("labels", labels, logits.rows(), Dtype::U32)?;
     check.column("loss", loss, logits.rows(), Dtype::F32)?;
-    check.scalars(scalars)?;
     let group = group(&[logits]);
     let threads = row_threads(logits.cols(), group, if gradient { 1024 } else { 512 });
     let keep = if gradient { kept(logits, threads, group) } else { 0 };
@@ -46,7 +39,6 @@ pub fn forward(
         .int(logits.pitch())
         .tensor(labels)
         .tensor(loss)
-        .tensor(scalars)
         .int(logits.rows())
         .int(logits.cols())
         .int(usize::from(gradient))

@@ -52,7 +52,7 @@ pub static SOURCES: &[&Source] = &[
 /// Numbers that change from one submission to the next; the struct of the same name in `common.cuh`.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct StepScalars {
-    /// `1 / label tokens of the optimizer step`.
+    /// `1 / label tokens of the optimizer step`: what the gradient of the summed losses is multiplied by.
     pub inv_labels: f32,
     /// `alpha / r`.
     pub lora_scale: f32,

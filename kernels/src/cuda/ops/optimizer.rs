@@ -22,7 +22,7 @@ pub fn partials_bytes(n: usize) -> usize {
     n.div_ceil(NORM_BLOCK) * 8
 }
 
-/// `norm` = Euclidean norm of `gradient`: float64 sums of 4,096 elements, added in a fixed order, rounded to float32. Two pieces
+/// `norm` = Euclidean norm of `gradient`, times `inv_labels` of `scalars`: float64 sums of 4,096 elements, added in a fixed order, rounded to float32. Two pieces
 /// of work, in this order. `gradient`: `1 x N` float32, `partials`: `1 x` [`partials_bytes`] bytes, `norm`: `1 x 1` float32. A
 /// norm that is not finite sets `flag` (`1 x 1` u32) to 1.
 ///
@@ -32,6 +32,7 @@ pub fn grad_norm(
     gradient: &Tensor,
     partials: &Tensor,
     norm: &Tensor,
+    scalars: &Tensor,
     flag: Option<&Tensor>,
 ) -> Result<[Work; 2], CudaError> {
     let check = Check::new("grad_norm");
@@ -40,13 +41,14 @@ pub fn grad_norm(
     check.dtype("partials", partials, Dtype::U8)?;
     check.that(partials.is_aligned(8), || "partials do not start at a multiple of 8 bytes".to_owned())?;
     check.column("norm", norm, 1, Dtype::F32)?;
+    check.scalars(scalars)?;
     check.flag(flag)?;
     let (gpu, n) = (gradient.memory().gpu(), gradient.cols());
     let blocks = n.div_ceil(NORM_BLOCK);
     let args = Args::new().tensor(gradient).int(n).tensor(partials).int(usize::from(wide(&[gradient])));
     let cost = Cost { flops: 2.0 * n as f64, bytes: bytes(&[gradient, partials]) };
     let first = Launch::prepare(gpu, &SOURCE, "grad_norm_partials", Grid::line(blocks, 256), args, cost)?;
-    let args = Args::new().tensor(partials).int(blocks).tensor(norm).optional(flag);
+    let args = Args::new().tensor(partials).int(blocks).tensor(norm).tensor(scalars).optional(flag);
     let cost = Cost { flops: blocks as f64, bytes: bytes(&[partials]) };
     let second = Launch::prepare(gpu, &SOURCE, "grad_norm", Grid::line(1, 1024), args, cost)?;
     Ok([first, second])
@@ -96,7 +98,7 @@ pub fn segments(parameters: impl IntoIterator<Item = (usize, bool)>) -> Vec<u32>
 /// One update of AdamW (I. Loshchilov, F. Hutter, 2019) with gradients clipped by the norm, each operation rounded by itself:
 ///
 /// ```text
-/// g *= min(1, clip / (norm + 1e-6))       p *= shrink  where it decays
+/// g *= inv_labels       g *= min(1, clip / (norm + 1e-6))       p *= shrink  where it decays
 /// m += (g - m) keep1        v = v beta2 + keep2 g g        p -= step_size (m / (sqrt(v) / correction + eps))
 /// ```
 ///
