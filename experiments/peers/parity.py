@@ -22,7 +22,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-def arguments():
+def arguments(given=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--program", required=True)
     parser.add_argument("--layers", type=int, default=24)
@@ -31,7 +31,7 @@ def arguments():
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--lengths", type=int, nargs="+", default=[200, 512, 33, 301])
-    return parser.parse_args()
+    return parser.parse_args(given)
 
 
 def random_model(args):
@@ -98,7 +98,7 @@ def reference(model, data, device, dtype):
     loss.backward()
     name = lambda n: n.replace(".default", "")
     grads = {name(n): p.grad.float().cpu() for n, p in model.named_parameters() if p.grad is not None}
-    return float(loss), grads
+    return float(loss.detach()), grads
 
 
 def compare(loss, grads, want_loss, want):
