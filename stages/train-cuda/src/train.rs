@@ -319,7 +319,7 @@ impl Run<'_> {
     fn try_last_weights(&mut self) -> Result<()> {
         let train = &self.data.train;
         let all: Vec<usize> = (0..train.rows.len()).collect();
-        let runs = self.packing.cut(&all, |i| train.rows[i].input_ids.len());
+        let runs = self.feed.packing.cut(&all, |i| train.rows[i].input_ids.len());
         let has_labels = |run: &&[usize]| run.iter().any(|&i| train.rows[i].n_label_tokens() > 0);
         let Some(run) = runs.into_iter().find(has_labels) else { return Ok(()) };
         match self.trainer.evaluate(&micro_batch(run.iter().map(|&i| (i, &train.rows[i])))) {
