@@ -36,7 +36,7 @@ use crate::checkpoint::{Found, History, Loaded, Store};
 use crate::feed::Feed;
 use crate::inputs::Inputs;
 use crate::live::{Live, RunFacts};
-use crate::maker::Maker;
+use crate::maker::{Made, Maker};
 use crate::outputs::Finished;
 use crate::schedule::Schedule;
 use crate::telemetry::{Scope, Summary, Telemetry};
@@ -135,10 +135,12 @@ fn train(
     if let Some(why) = silent {
         context.warn(&why);
     }
-    let (trainer, packing) =
-        Maker { params, config: &base.config, weights: &weights, data: &data, device, context }
-            .make(adapter.as_ref())?;
+    let store = Store::new(context.checkpoint_dir(), fingerprint(params, device, &hashes, context.seed())?);
+    let (config, earlier) = (&base.config, store.peek());
+    let made = Maker { params, config, weights: &weights, data: &data, device, context, earlier }
+        .make(adapter.as_ref())?;
     let made_s = begun.elapsed().as_secs_f64();
+    let Made { trainer, packing, planned_bytes } = made;
     let planned_peak_bytes = trainer.planned_peak_bytes();
     let n_trainable = adapter.as_ref().map_or_else(|| weights.n_parameters(), |a| a.n_parameters());
     let base_sha256 = match params.mode {
@@ -146,7 +148,6 @@ fn train(
         TrainMode::Lora | TrainMode::Qlora => trainer.base_sha256().map_err(engine_error)?,
     };
     drop(weights);
-    let store = Store::new(context.checkpoint_dir(), fingerprint(params, &hashes, context.seed())?);
     telemetry.poke();
     let mut live = Live::new(context, &facts(params, &base, length, context), telemetry);
     for line in summary(&data, length, n_trainable, planned_peak_bytes) {
@@ -158,6 +159,7 @@ fn train(
         made_s - read_s,
         ready_s - made_s
     ));
+    let warm = Schedule::new(params.lr(), params.warmup_ratio, params.min_lr_ratio, length.total).n_warm;
     let run = Run {
         context,
         params,
@@ -176,11 +178,8 @@ fn train(
             length,
             packing,
         ),
-        alarms: Alarms::new(
-            base.config.vocab_size,
-            Schedule::new(params.lr(), params.warmup_ratio, params.min_lr_ratio, length.total).n_warm,
-            params.vram_limit_bytes(),
-        ),
+        planned_bytes,
+        alarms: Alarms::new(base.config.vocab_size, warm, params.vram_limit_bytes()),
         stepping: Stepping::default(),
     };
     let mut run = resumed(run)?;
@@ -270,12 +269,37 @@ fn resumed(mut run: Run<'_>) -> Result<Run<'_>> {
             }
         }
     }
+    let gpu = run.trainer.device_memory().map(|(name, _)| name);
+    let tokens = run.feed.packing.tokens();
+    if let (Some(gpu), Some(tokens)) = (&gpu, tokens) {
+        run.live.say(&format!("{tokens} tokens at a time through {gpu}"));
+    }
+    let before = run.history.gpu.clone();
+    let is_same = run.history.goes_on_with(gpu.clone(), tokens);
+    if let (Some(before), Some(now), false) = (before, gpu, is_same)
+        && before != now
+    {
+        run.live.warn(&format!(
+            "the state was made on {before}, and training goes on on {now}: its result will not have the bytes of an uninterrupted run on either"
+        ));
+    }
     Ok(run)
 }
 
-/// Hash of everything that decides the run's bytes.
-fn fingerprint(params: &Params, hashes: &[(String, String)], seed: u64) -> Result<String> {
-    let parts = (env!("CARGO_PKG_VERSION"), outputs::resolved(params)?, hashes, seed);
+/// What a user changes after memory ran out or a GPU was lost, and when states are saved: it leaves the numbers alone. The
+/// tokens at a time, which follow from memory, are in the state.
+const NOT_OF_THE_NUMBERS: [&str; 4] = ["checkpoint_every", "device", "preset", "vram_limit_mb"];
+
+/// Hash of everything that decides the run's numbers.
+fn fingerprint(
+    params: &Params,
+    device: ComputeDevice,
+    hashes: &[(String, String)],
+    seed: u64,
+) -> Result<String> {
+    let mut values = outputs::resolved(params)?;
+    values.retain(|name, _| !NOT_OF_THE_NUMBERS.contains(&name.as_str()));
+    let parts = (env!("CARGO_PKG_VERSION"), values, device.backend(), hashes, seed);
     let text =
         serde_json::to_string(&parts).map_err(|e| StageError::internal(format!("no fingerprint: {e}")))?;
     Ok(digest::sha256_hex(text))
@@ -397,10 +421,31 @@ mod tests {
     fn the_fingerprint_follows_every_part() {
         let p = Params::default();
         let hashes = [("model".to_owned(), "a".to_owned())];
-        let first = fingerprint(&p, &hashes, 1).unwrap();
-        assert_eq!(first, fingerprint(&p, &hashes, 1).unwrap());
-        assert_ne!(first, fingerprint(&p, &hashes, 2).unwrap());
-        assert_ne!(first, fingerprint(&p, &[("model".to_owned(), "b".to_owned())], 1).unwrap());
-        assert_ne!(first, fingerprint(&Params { beta1: 0.8, ..p }, &hashes, 1).unwrap());
+        let of = |p: &Params, device| fingerprint(p, device, &hashes, 1).unwrap();
+        let cpu = ComputeDevice::Cpu;
+        let first = of(&p, cpu);
+        assert_eq!(first, of(&p, cpu));
+        assert_ne!(first, fingerprint(&p, cpu, &hashes, 2).unwrap());
+        assert_ne!(first, fingerprint(&p, cpu, &[("model".to_owned(), "b".to_owned())], 1).unwrap());
+        assert_ne!(first, of(&Params { beta1: 0.8, ..p.clone() }, cpu));
+        assert_ne!(first, of(&Params { tokens_at_a_time: 4096, ..p.clone() }, cpu));
+        assert_ne!(first, of(&p, ComputeDevice::Cuda { id: 0 }));
+        assert_eq!(of(&p, ComputeDevice::Cuda { id: 1 }), of(&p, ComputeDevice::Cuda { id: 0 }));
+    }
+
+    #[test]
+    fn what_leaves_the_numbers_alone_leaves_the_fingerprint_alone() {
+        let of = |p: Params| fingerprint(&p.resolve().unwrap(), ComputeDevice::Cpu, &[], 1).unwrap();
+        let first = of(Params::default());
+        for same in [
+            Params { vram_limit_mb: Some(4000), ..Params::default() },
+            Params { device: "cuda:1".into(), ..Params::default() },
+            Params { checkpoint_every: 7, ..Params::default() },
+            Params { preset: Some(Preset::Budget), ..Params::default() },
+        ] {
+            assert_eq!(first, of(same.clone()), "{same:?}");
+        }
+        let other = of(Params { preset: Some(Preset::H9), ..Params::default() });
+        assert_ne!(first, other, "its epochs and learning rate");
     }
 }

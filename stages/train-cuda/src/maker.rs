@@ -7,6 +7,7 @@ use model::config::Config;
 use model::weights::Weights;
 use stage_kit::{Context, Result, StageError};
 
+use crate::checkpoint::History;
 use crate::params::{Params, Precision, TrainMode};
 use crate::train::{Data, Packing, engine_error};
 
@@ -29,18 +30,29 @@ pub(crate) struct Maker<'m> {
     pub(crate) data: &'m Data,
     pub(crate) device: ComputeDevice,
     pub(crate) context: &'m Context,
+    /// Of the run that is to go on.
+    pub(crate) earlier: Option<History>,
+}
+
+/// A trainer that fits.
+pub(crate) struct Made {
+    pub(crate) trainer: Trainer,
+    /// How rows are to be packed for it.
+    pub(crate) packing: Packing,
+    /// What it takes by its plan.
+    pub(crate) planned_bytes: u64,
 }
 
 impl Maker<'_> {
-    /// The trainer, and how rows are to be packed for it.
-    ///
     /// # Errors
     /// The engine's; on a GPU also when not even the longest row fits.
-    pub(crate) fn make(&self, adapter: Option<&Adapter>) -> Result<(Trainer, Packing)> {
+    pub(crate) fn make(&self, adapter: Option<&Adapter>) -> Result<Made> {
         match self.device {
             ComputeDevice::Cuda { .. } => self.on_gpu(adapter),
             ComputeDevice::Cpu | ComputeDevice::Wgpu => {
-                Ok((self.on_cpu(adapter)?, Packing::Rows(self.params.batch())))
+                let trainer = self.on_cpu(adapter)?;
+                let planned_bytes = trainer.planned_peak_bytes();
+                Ok(Made { trainer, packing: Packing::Rows(self.params.batch()), planned_bytes })
             }
         }
     }
@@ -104,25 +116,83 @@ impl Maker<'_> {
         self.trainer(adapter, (false, save), max_tokens).map_err(engine_error)
     }
 
-    /// With as many tokens at a time, and as little recomputation, as fit into the memory that may be taken.
-    fn on_gpu(&self, adapter: Option<&Adapter>) -> Result<(Trainer, Packing)> {
-        let longest = self.longest(1);
-        let most =
-            self.longest(self.params.rows_per_step()).clamp(longest, self.params.gpu_tokens().max(longest));
-        let room = Room { limit: self.params.vram_limit_bytes(), free: device::free_bytes(self.device) };
+    /// With as many tokens at a time, and as little recomputation, as fit into the memory that may be taken; with as many as
+    /// before where the run goes on.
+    fn on_gpu(&self, adapter: Option<&Adapter>) -> Result<Made> {
+        let ran_out = self.earlier.as_ref().and_then(|history| history.ran_out_bytes);
+        let free = device::free_bytes(self.device);
+        let room = Room { limit: self.params.vram_limit_bytes(), free, ran_out };
+        let wish = self.wish()?;
+        let all = wish.candidates();
         let mut why = String::new();
-        for (policy, tokens) in candidates(longest, most) {
-            match self.fitting(adapter, policy, tokens, room)? {
-                Ok(trainer) => {
-                    self.say(policy, tokens, most, &why);
-                    return Ok((trainer, Packing::Tokens(tokens)));
+        // What ran out once may be there again, but is tried only when nothing less would do.
+        for room in [room, Room { ran_out: None, ..room }] {
+            for &(policy, tokens) in &all {
+                let planned_bytes = self.planned(adapter, policy, tokens);
+                match self.fitting(adapter, policy, tokens, (planned_bytes, room))? {
+                    Ok(trainer) => {
+                        self.say(policy, tokens, wish.most(), &why);
+                        let allowed = |&&(policy, tokens): &&(Policy, usize)| {
+                            Room { free: None, ran_out: None, ..room }
+                                .holds(self.planned(adapter, policy, tokens))
+                                .is_ok()
+                        };
+                        self.warn_of_fewer(wish, tokens, all.iter().find(allowed), &why);
+                        return Ok(Made { trainer, packing: Packing::Tokens(tokens), planned_bytes });
+                    }
+                    Err(reason) => why = reason,
                 }
-                Err(reason) => why = reason,
+            }
+            if ran_out.is_none() {
+                break;
             }
         }
-        Err(StageError::failed(format!("the longest row ({longest} tokens) does not fit: {why}")).next(
-            "raise vram_limit_mb, free memory of the GPU, leave out the longest rows, or use a smaller model",
-        ))
+        Err(match wish {
+            Wish::Exactly(tokens) => StageError::failed(format!("{tokens} tokens at a time do not fit: {why}"))
+                .at("train-cuda parameter tokens_at_a_time")
+                .next("lower it, or raise vram_limit_mb, or free memory of the GPU"),
+            Wish::Most { longest, .. } | Wish::AsBefore { longest, .. } => {
+                StageError::failed(format!("the longest row ({longest} tokens) does not fit: {why}")).next(
+                    "raise vram_limit_mb, free memory of the GPU, leave out the longest rows, or use a smaller model",
+                )
+            }
+        })
+    }
+
+    fn wish(&self) -> Result<Wish> {
+        let longest = self.longest(1);
+        let given = self.params.tokens_at_a_time as usize;
+        if given > 0 && given < longest {
+            return Err(StageError::usage(format!(
+                "{given} tokens are fewer than the longest row's {longest}"
+            ))
+            .at("train-cuda parameter tokens_at_a_time")
+            .next(format!("give {longest} or more, or 0")));
+        }
+        let before = self.earlier.as_ref().and_then(|history| history.tokens_at_a_time.last());
+        Ok(match before {
+            _ if given > 0 => Wish::Exactly(given),
+            Some(before) => Wish::AsBefore { longest, tokens: (before.tokens as usize).max(longest) },
+            None => {
+                let most = self.longest(self.params.rows_per_step());
+                Wish::Most { longest, most: most.clamp(longest, self.params.gpu_tokens().max(longest)) }
+            }
+        })
+    }
+
+    /// Sums are made in an order that follows from the number of tokens: says so where it is not what the parameters, or the
+    /// run so far, decide.
+    fn warn_of_fewer(&self, wish: Wish, tokens: usize, allowed: Option<&(Policy, usize)>, why: &str) {
+        let message = match (wish, allowed) {
+            (Wish::AsBefore { tokens: before, .. }, _) if tokens < before => format!(
+                "{before} tokens at a time, as before, do not fit any more ({why}): training goes on with {tokens}, and its result will not have the bytes of an uninterrupted run"
+            ),
+            (Wish::Most { .. }, Some(&(_, allowed))) if tokens < allowed => format!(
+                "{tokens} tokens at a time, where {allowed} were possible on a GPU that nobody else uses ({why}): its result will not have the same bytes; tokens_at_a_time={tokens} gives those of this run anywhere"
+            ),
+            _ => return,
+        };
+        self.context.warn(&message);
     }
 
     /// What was given up for memory, and why.
@@ -153,19 +223,50 @@ impl Maker<'_> {
         adapter: Option<&Adapter>,
         policy: Policy,
         tokens: usize,
-        room: Room,
+        (planned_bytes, room): (u64, Room),
     ) -> Result<std::result::Result<Trainer, String>> {
-        if let Err(why) = room.holds(self.planned(adapter, policy, tokens)) {
+        if let Err(why) = room.holds(planned_bytes) {
             return Ok(Err(why));
         }
         match self.trainer(adapter, policy, tokens) {
             Ok(trainer) => {
                 // Its own room is in the free memory no more; the limit stays.
-                let room = Room { free: None, ..room };
+                let room = Room { free: None, ran_out: None, ..room };
                 Ok(room.holds(trainer.planned_peak_bytes()).map(|()| trainer))
             }
             Err(e) if is_out_of_memory(&e) => Ok(Err(e.to_string())),
             Err(e) => Err(engine_error(e)),
+        }
+    }
+}
+
+/// How many tokens are to go through a GPU at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    /// As the user says.
+    Exactly(usize),
+    /// The more the better, but a row is not cut.
+    Most { longest: usize, most: usize },
+    /// So many as the run began with, or fewer where they do not fit any more.
+    AsBefore { longest: usize, tokens: usize },
+}
+
+impl Wish {
+    fn most(self) -> usize {
+        match self {
+            Self::Exactly(tokens) | Self::AsBefore { tokens, .. } => tokens,
+            Self::Most { most, .. } => most,
+        }
+    }
+
+    fn candidates(self) -> Vec<(Policy, usize)> {
+        match self {
+            Self::Exactly(tokens) => candidates(tokens, tokens).collect(),
+            Self::Most { longest, most } => candidates(longest, most).collect(),
+            Self::AsBefore { longest, tokens } => {
+                let fewer = candidates(longest, tokens).filter(|&(_, n)| n < tokens);
+                candidates(tokens, tokens).chain(fewer).collect()
+            }
         }
     }
 }
@@ -180,6 +281,8 @@ struct Room {
     limit: u64,
     /// What nobody holds, the context taken off already.
     free: Option<u64>,
+    /// With a plan of so many bytes it ran out before.
+    ran_out: Option<u64>,
 }
 
 impl Room {
@@ -191,6 +294,13 @@ impl Room {
                 "{} MB would be needed, {} MB may be taken",
                 mb(with_context),
                 mb(self.limit)
+            ));
+        }
+        if let Some(before) = self.ran_out.filter(|&before| needed >= before) {
+            return Err(format!(
+                "{} MB would be needed, and with {} MB memory ran out before",
+                mb(needed),
+                mb(before)
             ));
         }
         match self.free {
@@ -235,13 +345,29 @@ mod tests {
     }
 
     #[test]
+    fn a_number_of_tokens_that_is_given_is_not_changed_and_one_from_before_comes_first() {
+        let all = Wish::Exactly(5000).candidates();
+        assert!(all.len() == 4 && all.iter().all(|&(_, tokens)| tokens == 5000), "{all:?}");
+        let all = Wish::AsBefore { longest: 700, tokens: 8000 }.candidates();
+        assert!(all[..4].iter().all(|&(_, tokens)| tokens == 8000), "{all:?}");
+        assert!(all[4..].iter().all(|&(_, tokens)| tokens < 8000), "{all:?}");
+        assert_eq!(all.last(), Some(&((true, SavePolicy::Input), 700)));
+        let most = Wish::Most { longest: 700, most: 8000 };
+        assert_eq!(most.candidates(), candidates(700, 8000).collect::<Vec<_>>());
+    }
+
+    #[test]
     fn room_is_what_is_allowed_and_what_is_free() {
-        let room = |limit, free| Room { limit, free };
+        let room = |limit, free| Room { limit, free, ran_out: None };
         assert_eq!(room(0, None).holds(u64::MAX / 2), Ok(()));
         assert_eq!(room(7_500_000_000, None).holds(7_500_000_000 - CONTEXT_BYTES), Ok(()));
         let why = room(7_500_000_000, None).holds(7_000_000_000).unwrap_err();
         assert!(why.contains("7750 MB would be needed, 7500 MB may be taken"), "{why}");
         let why = room(0, Some(900_000_000)).holds(1_000_000_000).unwrap_err();
         assert!(why.contains("900 MB of the GPU are free"), "{why}");
+        let short = Room { ran_out: Some(2_000_000_000), ..room(0, None) };
+        assert_eq!(short.holds(1_999_999_999), Ok(()));
+        let why = short.holds(2_000_000_000).unwrap_err();
+        assert!(why.contains("with 2000 MB memory ran out before"), "{why}");
     }
 }

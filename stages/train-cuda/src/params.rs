@@ -80,6 +80,7 @@ impl Values {
 
 /// More tokens at a time are no faster.
 const GPU_TOKENS: usize = 16_384;
+const MOST_TOKENS: u64 = 1 << 20;
 /// With them a GPU of 24 GB is about full.
 const SATURATE_TOKENS: usize = 65_536;
 /// 5 GiB by NVML are 5369 MB; the driver's context, its graphs and its rounding take some beside the plan.
@@ -103,6 +104,9 @@ pub struct Params {
     /// GPU memory that training may take, in MB (10^6 bytes), the driver's context included; 0: all that is free. 7500 unless a
     /// preset says otherwise.
     pub vram_limit_mb: Option<u64>,
+    /// Tokens that go through a GPU at a time; sums are made in an order that follows from it, so the same bytes need the same
+    /// number. 0: as many as memory allows, up to 16384.
+    pub tokens_at_a_time: u64,
     /// Sequences of a micro-batch; 4 unless a preset says otherwise.
     pub batch: Option<u32>,
     /// Micro-batches of an optimizer step; 4 unless a preset says otherwise.
@@ -156,6 +160,7 @@ impl Default for Params {
             precision: Precision::Bfloat16,
             preset: None,
             vram_limit_mb: None,
+            tokens_at_a_time: 0,
             batch: None,
             accumulation: None,
             epochs: None,
@@ -231,7 +236,9 @@ impl Params {
         let counts = [("batch", self.batch), ("accumulation", self.accumulation)]
             .map(|(name, n)| (name, n.unwrap_or(RECIPE.batch)))
             .map(|(name, n)| (name, f64::from(n), (1..=4096).contains(&n), "1 to 4096"));
-        let ranges: [(&str, f64, bool, &str); 13] = [
+        let tokens = self.tokens_at_a_time;
+        let ranges: [(&str, f64, bool, &str); 14] = [
+            ("tokens_at_a_time", tokens as f64, tokens <= MOST_TOKENS, "0 to 1048576"),
             ("epochs", self.epochs() as f64, self.epochs() > 0, "1 or more"),
             ("lr", self.lr(), self.lr().is_finite() && self.lr() > 0.0, "above 0"),
             ("warmup_ratio", self.warmup_ratio, (0.0..=1.0).contains(&self.warmup_ratio), "0 to 1"),

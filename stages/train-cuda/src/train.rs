@@ -91,6 +91,8 @@ pub(crate) struct Run<'c> {
     pub(crate) live: Live<'c>,
     pub(crate) history: History,
     pub(crate) feed: Feed<'c>,
+    /// What the trainer takes by its plan.
+    pub(crate) planned_bytes: u64,
     pub(crate) alarms: Alarms,
     /// Time and tokens of this process's steps alone.
     pub(crate) stepping: Stepping,
@@ -115,6 +117,14 @@ pub(crate) enum Packing {
 }
 
 impl Packing {
+    /// Most tokens at a time, where that is how rows are cut.
+    pub(crate) fn tokens(self) -> Option<u64> {
+        match self {
+            Self::Rows(_) => None,
+            Self::Tokens(tokens) => Some(tokens as u64),
+        }
+    }
+
     /// Cuts rows into runs that go through the model together.
     pub(crate) fn cut<T: Copy>(self, rows: &[T], tokens: impl Fn(T) -> usize) -> Vec<&[T]> {
         let most = match self {
@@ -430,12 +440,13 @@ impl Run<'_> {
     /// Somebody else took the memory that a step needs. The state before it is whole, and a new process plans anew.
     fn out_of_memory(&mut self, e: &EngineError) -> StageError {
         let done = self.history.steps_done();
+        self.history.ran_out_bytes = Some(self.planned_bytes);
         let kept = self.kept();
         let message = format!("{e}, after {done} steps");
         self.live.alert(&message);
         self.live.status(TrainingStatus::Failed(message.clone()));
         StageError::retryable(message).next(format!(
-            "{kept}; start again: training goes on from there, with fewer tokens at a time if memory is still short"
+            "{kept}; start again: training goes on from there with less memory, with fewer tokens at a time if it must"
         ))
     }
 

@@ -96,6 +96,12 @@ impl Store {
         stored.fingerprint == self.fingerprint
     }
 
+    /// The history of the state that [`Self::load`] would find, if nothing else of it is damaged.
+    pub(crate) fn peek(&self) -> Option<History> {
+        let ours = |file: &&str| header(&self.dir.join(file)).ok().filter(|s| self.is_ours(s));
+        [NEWEST_FILE, GOOD_FILE].iter().find_map(ours).map(|stored| stored.history())
+    }
+
     /// Looks for the newest state of an earlier process with the same fingerprint.
     ///
     /// # Errors

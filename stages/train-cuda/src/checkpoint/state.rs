@@ -34,6 +34,8 @@ pub(crate) struct History {
     pub(crate) gpu: Option<String>,
     /// How many tokens went through the GPU at a time, and from which step on; empty on the CPU.
     pub(crate) tokens_at_a_time: Vec<TokensFrom>,
+    /// Bytes by the plan of the process that memory ran out for.
+    pub(crate) ran_out_bytes: Option<u64>,
     /// Seconds spent in earlier processes.
     pub(crate) wall_s: f64,
     /// An earlier process was stopped before the end.
@@ -43,6 +45,19 @@ pub(crate) struct History {
 impl History {
     pub(crate) fn steps_done(&self) -> u64 {
         self.steps.len() as u64
+    }
+
+    /// A process with this GPU and number of tokens goes on; whether they are what they were.
+    pub(crate) fn goes_on_with(&mut self, gpu: Option<String>, tokens: Option<u64>) -> bool {
+        let after_step = self.steps_done();
+        let last = self.tokens_at_a_time.last().map(|last| last.tokens);
+        let same = self.gpu == gpu && last == tokens;
+        self.gpu = gpu;
+        if let Some(tokens) = tokens.filter(|_| last != tokens) {
+            self.tokens_at_a_time.retain(|from| from.after_step < after_step);
+            self.tokens_at_a_time.push(TokensFrom { after_step, tokens });
+        }
+        same
     }
 
     /// The trained step with the lowest validation loss, the earlier one of equals. The loss before training is no candidate.
@@ -74,6 +89,7 @@ pub(super) struct Stored {
     kept: Vec<u64>,
     gpu: Option<String>,
     tokens_at_a_time: Vec<TokensFrom>,
+    ran_out_bytes: Option<u64>,
     wall_s: f64,
 }
 
@@ -111,6 +127,7 @@ impl Stored {
             kept: history.kept.clone(),
             gpu: history.gpu.clone(),
             tokens_at_a_time: history.tokens_at_a_time.clone(),
+            ran_out_bytes: history.ran_out_bytes,
             wall_s: history.wall_s,
         }
     }
@@ -137,6 +154,7 @@ impl Stored {
             kept: self.kept.clone(),
             gpu: self.gpu.clone(),
             tokens_at_a_time: self.tokens_at_a_time.clone(),
+            ran_out_bytes: self.ran_out_bytes,
             wall_s: self.wall_s,
             was_interrupted: true,
         }

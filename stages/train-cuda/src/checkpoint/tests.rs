@@ -22,6 +22,7 @@ fn history() -> History {
         kept: vec![],
         gpu: Some("a GPU".into()),
         tokens_at_a_time: vec![TokensFrom { after_step: 0, tokens: 4096 }],
+        ran_out_bytes: Some(7),
         wall_s: 1.5,
         was_interrupted: true,
     }
@@ -76,6 +77,8 @@ fn a_state_comes_back_bit_for_bit() {
     let found = loaded(dir.path());
     assert_eq!((found.history, &found.state, found.passed_over), (history(), &state(), None));
     assert_eq!(found.state.master[1].to_bits(), (-0.0f32).to_bits());
+    assert_eq!(Store::new(dir.path(), "f".into()).peek(), Some(history()));
+    assert_eq!(Store::new(dir.path(), "g".into()).peek(), None);
 }
 
 #[test]
@@ -128,6 +131,23 @@ fn weights_of_the_good_state_outlive_a_newer_one() {
     other.prove().unwrap();
     assert!(!left("best-1") && left("best-5"));
     assert_eq!(loaded(dir.path()).history, better);
+}
+
+#[test]
+fn another_number_of_tokens_is_remembered_with_the_step_that_it_began_after() {
+    let mut history = history();
+    let from = |after_step, tokens| TokensFrom { after_step, tokens };
+    assert!(history.goes_on_with(Some("a GPU".into()), Some(4096)));
+    assert!(!history.goes_on_with(Some("another".into()), Some(4096)));
+    assert_eq!(history.tokens_at_a_time, [from(0, 4096)]);
+    assert!(!history.goes_on_with(Some("another".into()), Some(1024)));
+    assert!(!history.goes_on_with(Some("another".into()), Some(512)), "again before any step");
+    assert_eq!(history.tokens_at_a_time, [from(0, 4096), from(2, 512)]);
+    let mut fresh = History::default();
+    fresh.goes_on_with(None, None);
+    assert_eq!(fresh, History::default());
+    fresh.goes_on_with(Some("a GPU".into()), Some(64));
+    assert_eq!(fresh.tokens_at_a_time, [from(0, 64)]);
 }
 
 #[test]

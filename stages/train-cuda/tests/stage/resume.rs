@@ -122,6 +122,28 @@ fn full_mode_resumes_too() {
     compare(&setup, &whole, &resumed);
 }
 
+/// What is changed after memory ran out, and how often states are saved, leaves the numbers alone.
+#[test]
+fn a_run_goes_on_with_another_limit_of_memory_and_other_times_of_saving() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = setup(dir.path(), LORA.to_vec());
+    let (whole, out) = (dir.path().join("whole"), dir.path().join("out"));
+    complete(&first, &whole);
+    assert_eq!(stop_after(&first, &out, 9, Signal::TERM), Some(130));
+    let mut more = LORA.to_vec();
+    more.retain(|m| !m.starts_with("checkpoint_every="));
+    more.extend(["checkpoint_every=3", "vram_limit_mb=4000", "preset=budget"]);
+    let other = Setup { tokens: first.tokens.clone(), more };
+    let output = program(&other.args(&out)).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stderr(&output).contains("goes on after step"), "{}", stderr(&output));
+    let (mut whole, mut resumed) = (first.outputs(&whole), other.outputs(&out));
+    for outputs in [&mut whole, &mut resumed] {
+        assert!(outputs.remove("adapter/manifest.json").is_some(), "it holds the parameters");
+    }
+    assert!(whole == resumed, "the result differs");
+}
+
 #[test]
 fn a_checkpoint_of_other_parameters_is_ignored_with_a_warning() {
     let dir = tempfile::tempdir().unwrap();
