@@ -9,4 +9,4 @@ pub mod random;
 pub mod sample;
 pub mod wide;
 
-pub use probe::{Device, Probe, probe};
+pub use probe::{Device, LEAST_MAJOR, Probe, probe};

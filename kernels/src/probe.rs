@@ -2,6 +2,9 @@
 
 use cudarc::driver::{result, sys};
 
+/// Major part of the least compute capability that the kernels run on.
+pub const LEAST_MAJOR: u32 = 8;
+
 /// A CUDA device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {

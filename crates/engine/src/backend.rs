@@ -31,7 +31,9 @@ impl BackendError {
     #[must_use]
     pub fn is_device_trouble(&self) -> bool {
         use kernels::cuda::CudaError as Cuda;
-        matches!(self, Self::Cuda(Cuda::Driver { .. } | Cuda::NoDriver | Cuda::NoNvrtc | Cuda::NoCublasLt))
+        let Self::Cuda(error) = self else { return false };
+        error.device_lost()
+            || matches!(error, Cuda::Driver { .. } | Cuda::NoDriver | Cuda::NoNvrtc | Cuda::NoCublasLt)
     }
 
     /// This machine's GPU, its driver or its libraries can't do what the kernels need.
@@ -53,7 +55,11 @@ impl BackendError {
     /// Less memory would have done.
     #[must_use]
     pub fn is_out_of_memory(&self) -> bool {
-        matches!(self, Self::Memory { .. } | Self::Cuda(kernels::cuda::CudaError::OutOfMemory { .. }))
+        match self {
+            Self::Memory { .. } => true,
+            Self::Cuda(error) => error.out_of_memory(),
+            _ => false,
+        }
     }
 }
 
@@ -250,4 +256,38 @@ pub trait Backend {
         inputs: Inputs,
         ops: Range<usize>,
     ) -> Result<(), BackendError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kernels::cuda::CudaError;
+
+    #[test]
+    fn memory_device_and_work_are_told_apart() {
+        let driver = |name: &str| CudaError::Driver {
+            call: "cuGraphLaunch",
+            name: name.to_owned(),
+            text: String::new(),
+        };
+        let product = |status: &str| CudaError::Matmul { what: "Nt".to_owned(), status: status.to_owned() };
+        let short = CudaError::OutOfMemory { what: "x".to_owned(), needed: 2, free: 1, total: 1 };
+        let cases = [
+            (short, true, false),
+            (CudaError::NoMemoryFor { call: "cuGraphInstantiate", free: None }, true, false),
+            (driver("CUDA_ERROR_ECC_UNCORRECTABLE"), false, true),
+            (driver("CUDA_ERROR_NOT_SUPPORTED"), false, true),
+            (product("CUBLAS_STATUS_EXECUTION_FAILED"), false, true),
+            (product("CUBLAS_STATUS_NOT_SUPPORTED"), false, false),
+            (CudaError::Shape { kernel: "k".to_owned(), message: String::new() }, false, false),
+        ];
+        for (error, is_short, is_trouble) in cases {
+            let error = BackendError::from(error);
+            assert_eq!(
+                (error.is_out_of_memory(), error.is_device_trouble()),
+                (is_short, is_trouble),
+                "{error}"
+            );
+        }
+    }
 }

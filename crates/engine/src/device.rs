@@ -1,5 +1,6 @@
 //! Which device a program computes on: a pure choice from what was asked for, what the machine has and what the build holds.
 
+use kernels::LEAST_MAJOR;
 use kernels::cuda::{CudaError, compile, ops};
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +8,7 @@ use std::str::FromStr;
 /// What a user may ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceRequest {
-    /// The first of CUDA, wgpu and CPU that this build and this machine have.
+    /// The first of CUDA, wgpu and CPU that this build and this machine have; the first GPU that is new enough.
     Auto,
     Cuda {
         id: u32,
@@ -49,8 +50,24 @@ pub struct Build {
 pub enum GpuProbe {
     /// No NVIDIA driver, one that does not answer, or no library that the GPU's work needs; why.
     NoDriver(String),
-    /// Names of the devices, by id; may be none.
-    Devices(Vec<String>),
+    /// The devices, by id; may be none.
+    Devices(Vec<FoundGpu>),
+}
+
+/// A GPU that the driver shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundGpu {
+    pub name: String,
+    /// Major and minor.
+    pub compute_capability: (u32, u32),
+}
+
+impl FoundGpu {
+    /// The error of the kernels, where it is too old for them.
+    fn too_old(&self) -> Option<CudaError> {
+        let (major, minor) = self.compute_capability;
+        (major < LEAST_MAJOR).then(|| CudaError::TooOld { name: self.name.clone(), major, minor })
+    }
 }
 
 /// A device, and what its user should know about the choice.
@@ -71,6 +88,8 @@ pub enum DeviceError {
     NotBuilt,
     #[error("there is no GPU {id}: this machine has {n}")]
     NoSuchGpu { id: u32, n: usize },
+    #[error("GPU {id} can't be used: {why}")]
+    TooOld { id: u32, why: CudaError },
     #[error("this build has no wgpu backend")]
     NoWgpuBackend,
     #[error("no device is left to choose: {0}; and this build may not fall back to the CPU by itself")]
@@ -85,7 +104,9 @@ impl DeviceError {
             Self::NotBuilt => {
                 "build it with the feature cuda, or compute on the CPU (about 100 times slower): --set device=cpu"
             }
-            Self::NoSuchGpu { .. } => "name one that is there, or compute on the CPU: --set device=cpu",
+            Self::NoSuchGpu { .. } | Self::TooOld { .. } => {
+                "name one that is there, or compute on the CPU: --set device=cpu"
+            }
             Self::NoGpu(_) => {
                 "install what is missing, or compute on the CPU (about 100 times slower): --set device=cpu"
             }
@@ -137,7 +158,13 @@ pub fn probe() -> GpuProbe {
     ];
     match lacks.into_iter().find(|(is_absent, _)| *is_absent) {
         Some((_, why)) => GpuProbe::NoDriver(why.to_string()),
-        None => GpuProbe::Devices(found.devices.into_iter().map(|d| d.name).collect()),
+        None => GpuProbe::Devices(
+            found
+                .devices
+                .into_iter()
+                .map(|d| FoundGpu { name: d.name, compute_capability: d.compute_capability })
+                .collect(),
+        ),
     }
 }
 
@@ -173,10 +200,18 @@ pub fn choose(
     match request {
         DeviceRequest::Cpu => Ok(Choice { device: ComputeDevice::Cpu, warnings: Vec::new() }),
         DeviceRequest::Wgpu => Err(DeviceError::NoWgpuBackend),
-        DeviceRequest::Cuda { id } => Ok(Choice { device: cuda(id, build, probe)?, warnings: Vec::new() }),
+        DeviceRequest::Cuda { id } => {
+            let devices = gpus(build, probe)?;
+            let n = devices.len();
+            let found = devices.get(id as usize).ok_or(DeviceError::NoSuchGpu { id, n })?;
+            match found.too_old() {
+                Some(why) => Err(DeviceError::TooOld { id, why }),
+                None => Ok(Choice { device: ComputeDevice::Cuda { id }, warnings: Vec::new() }),
+            }
+        }
         DeviceRequest::Auto => {
-            let why = match cuda(0, build, probe) {
-                Ok(device) => return Ok(Choice { device, warnings: Vec::new() }),
+            let why = match gpus(build, probe).and_then(first_that_can) {
+                Ok(choice) => return Ok(choice),
                 Err(why) => why,
             };
             if !build.cpu_fallback {
@@ -192,21 +227,34 @@ pub fn choose(
     }
 }
 
-/// The GPU `id`, or why it can't be used.
-fn cuda(id: u32, build: Build, probe: impl FnOnce() -> GpuProbe) -> Result<ComputeDevice, DeviceError> {
+/// The GPUs that the driver shows, at least one, or why none can be used.
+fn gpus(build: Build, probe: impl FnOnce() -> GpuProbe) -> Result<Vec<FoundGpu>, DeviceError> {
     if !build.cuda {
         return Err(DeviceError::NotBuilt);
     }
     match probe() {
         GpuProbe::NoDriver(why) => Err(DeviceError::NoGpu(why)),
-        GpuProbe::Devices(names) if names.is_empty() => {
+        GpuProbe::Devices(found) if found.is_empty() => {
             Err(DeviceError::NoGpu("the driver sees no device".to_owned()))
         }
-        GpuProbe::Devices(names) => match names.get(id as usize) {
-            Some(_) => Ok(ComputeDevice::Cuda { id }),
-            None => Err(DeviceError::NoSuchGpu { id, n: names.len() }),
-        },
+        GpuProbe::Devices(found) => Ok(found),
     }
+}
+
+/// The first GPU that is new enough, with a warning about each one before it.
+fn first_that_can(found: Vec<FoundGpu>) -> Result<Choice, DeviceError> {
+    let mut passed_over = Vec::new();
+    for (id, gpu) in (0..).zip(&found) {
+        match gpu.too_old() {
+            Some(why) => passed_over.push(DeviceError::TooOld { id, why }),
+            None => {
+                let warnings = passed_over.iter().map(DeviceError::to_string).collect();
+                return Ok(Choice { device: ComputeDevice::Cuda { id }, warnings });
+            }
+        }
+    }
+    let all: Vec<String> = passed_over.iter().map(DeviceError::to_string).collect();
+    Err(DeviceError::NoGpu(all.join("; ")))
 }
 
 #[cfg(test)]
@@ -216,8 +264,20 @@ mod tests {
     const ALL: Build = Build { cuda: true, cpu_fallback: true };
     const NO_FALLBACK: Build = Build { cuda: true, cpu_fallback: false };
 
+    fn gpu(name: &str, compute_capability: (u32, u32)) -> FoundGpu {
+        FoundGpu { name: name.to_owned(), compute_capability }
+    }
+
     fn one_gpu() -> GpuProbe {
-        GpuProbe::Devices(vec!["GPU".to_owned()])
+        GpuProbe::Devices(vec![gpu("GPU", (8, 0))])
+    }
+
+    fn old_gpu() -> GpuProbe {
+        GpuProbe::Devices(vec![gpu("Old", (7, 5))])
+    }
+
+    fn old_and_new_gpu() -> GpuProbe {
+        GpuProbe::Devices(vec![gpu("Old", (7, 5)), gpu("New", (9, 0))])
     }
 
     fn no_driver() -> GpuProbe {
@@ -260,6 +320,33 @@ mod tests {
             error.to_string().contains("libcuda is absent") && error.next_step().contains("device=cpu"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_gpu_that_is_too_old_is_as_good_as_none() {
+        let choice = choose(DeviceRequest::Auto, ALL, old_gpu).unwrap();
+        assert_eq!(choice.device, ComputeDevice::Cpu);
+        assert!(
+            choice.warnings[0].contains("GPU 0 can't be used: Old has compute capability 7.5"),
+            "{choice:?}"
+        );
+        let error = choose(DeviceRequest::Auto, NO_FALLBACK, old_gpu).unwrap_err();
+        assert!(matches!(error, DeviceError::NothingLeft(_)) && error.to_string().contains("7.5"), "{error}");
+        for build in [ALL, NO_FALLBACK] {
+            let choice = choose(DeviceRequest::Auto, build, old_and_new_gpu).unwrap();
+            assert_eq!(choice.device, ComputeDevice::Cuda { id: 1 });
+            assert!(matches!(&choice.warnings[..], [one] if one.contains("GPU 0")), "{choice:?}");
+        }
+    }
+
+    #[test]
+    fn an_old_gpu_that_was_asked_for_is_refused_by_name() {
+        let ask = |id| choose(DeviceRequest::Cuda { id }, ALL, old_and_new_gpu);
+        let error = ask(0).unwrap_err();
+        assert!(matches!(error, DeviceError::TooOld { id: 0, .. }), "{error}");
+        assert!(error.to_string().contains("Old has compute capability 7.5; 8.0 is the least"), "{error}");
+        assert_eq!(ask(1).unwrap().device, ComputeDevice::Cuda { id: 1 });
+        assert!(matches!(ask(2).unwrap_err(), DeviceError::NoSuchGpu { id: 2, n: 2 }));
     }
 
     #[test]

@@ -71,8 +71,15 @@ pub(crate) fn check(call: &'static str, status: sys::CUresult) -> Result<(), Cud
     if status == sys::CUresult::CUDA_SUCCESS {
         return Ok(());
     }
+    Err(failed(call, status))
+}
+
+/// What a call's failure is.
+fn failed(call: &'static str, status: sys::CUresult) -> CudaError {
     let (name, text) = describe(status);
-    Err(CudaError::Driver { call, name, text })
+    let is_short = status == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY;
+    let free = if is_short { result::mem_get_info().ok().map(|(free, _)| free as u64) } else { None };
+    CudaError::of_driver(call, name, text, free)
 }
 
 #[expect(unsafe_code, reason = "asks the driver for the name of its error")]
@@ -103,7 +110,7 @@ impl Gpu {
             return Err(CudaError::NoSuchGpu { ordinal, count });
         };
         let (major, minor) = device.compute_capability;
-        if major < 8 {
+        if major < probe::LEAST_MAJOR {
             return Err(CudaError::TooOld { name: device.name, major, minor });
         }
         if !found.nvrtc {
@@ -112,12 +119,7 @@ impl Gpu {
         if !found.cublaslt {
             return Err(CudaError::NoCublasLt);
         }
-        let driver_error = |call| {
-            move |error: result::DriverError| {
-                let (name, text) = describe(error.0);
-                CudaError::Driver { call, name, text }
-            }
-        };
+        let driver_error = |call| move |error: result::DriverError| failed(call, error.0);
         let raw = result::device::get(ordinal as i32).map_err(driver_error("cuDeviceGet"))?;
         let context = retain(raw)?;
         bind(context)?;
@@ -132,8 +134,8 @@ impl Gpu {
             total_bytes: device.total_bytes,
             driver,
         };
-        let handle = lt::create_handle()
-            .map_err(|error| CudaError::Matmul { what: "at all".to_owned(), status: format!("{error:?}") })?;
+        let handle =
+            lt::create_handle().map_err(|error| CudaError::of_library("at all", format!("{:?}", error.0)))?;
         let (least, greatest) = priorities()?;
         let inner = Inner {
             device: raw,

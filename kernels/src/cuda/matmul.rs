@@ -253,7 +253,7 @@ impl Matmul {
         finish.check(&what, c)?;
         gpu.bind()?;
         let plan = Plan::new(&gpu, form, (a, b, c), batch, finish, rows)
-            .map_err(|error| CudaError::Matmul { what: what.clone(), status: format!("{:?}", error.0) })?;
+            .map_err(|error| CudaError::of_library(&what, format!("{:?}", error.0)))?;
         let elements = |t: &Tensor| (t.rows() * t.cols() * t.dtype().bytes()) as f64;
         let again = finish.addend.map_or(0.0, elements);
         let count = batch.count as f64;
@@ -318,8 +318,7 @@ impl Matmul {
                 stream.cast(),
             )
         };
-        status
-            .map_err(|error| CudaError::Matmul { what: self.name.clone(), status: format!("{:?}", error.0) })
+        status.map_err(|error| CudaError::of_library(&self.name, format!("{:?}", error.0)))
     }
 }
 
