@@ -2,6 +2,9 @@
 //!
 //! Work as in `experiments/peers`: forward, backward, clipping at norm 1 and AdamW for LoRA with r = 16 on all seven
 //! projections, tokens = sequences x length, all of them real; median over the steps after a warm-up.
+//!
+//! A shape that memory does not suffice for is named, with what it needs, and left out; it is a failure (exit code 3) only when
+//! no shape was measured.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -28,6 +31,10 @@ use crate::telemetry::Telemetry;
 
 /// Between two readings while the benchmark runs.
 const BUSY_INTERVAL: Duration = Duration::from_millis(200);
+/// Most tokens of a shape.
+const TOKENS_MAX: usize = 1 << 20;
+/// Most seconds that the GPU is kept busy.
+const BUSY_MAX: f64 = 3600.0;
 
 /// What is measured, and how.
 #[derive(Debug, Parser)]
@@ -56,14 +63,15 @@ struct Arguments {
     /// Keep the base in NF4 and unpack it before each use (qlora).
     #[arg(long)]
     packed: bool,
-    #[arg(long, default_value_t = 6)]
-    warmup: usize,
-    #[arg(long, default_value_t = 20)]
-    steps: usize,
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    warmup: u32,
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    steps: u32,
     /// Go on for so many seconds after the timed steps while NVML says how busy the GPU is; 0: not at all.
     #[arg(long, default_value_t = 3.0)]
     busy_seconds: f64,
-    /// Also print the device time of each kind of work of the last shape.
+    /// Also print the device time of each kind of work of the last shape that fits; the driver must be one for CUDA 12.8 or
+    /// later.
     #[arg(long)]
     profile_ops: bool,
 }
@@ -120,52 +128,152 @@ fn usage(message: impl std::fmt::Display) -> Failed {
     (2, message.to_string())
 }
 
-fn failed(error: EngineError) -> Failed {
-    (3, error.to_string())
-}
-
 fn run(arguments: &Arguments) -> Result<(), Failed> {
     let build = Build { cuda: cfg!(feature = "cuda"), cpu_fallback: cfg!(feature = "cpu-fallback") };
-    let request: DeviceRequest = arguments.device.parse().map_err(usage)?;
-    let device = device::choose(request, build, device::probe)
-        .map_err(|e| usage(format!("{e}; {}", e.next_step())))?
-        .device;
     let mut config =
         architecture(&arguments.model).ok_or_else(|| usage(format!("no model `{}`", arguments.model)))?;
-    config.num_hidden_layers = arguments.layers.unwrap_or(config.num_hidden_layers);
-    let shapes: Vec<(usize, usize)> =
-        arguments.shapes.iter().map(|text| shape(text)).collect::<Result<_, _>>()?;
+    let shapes = checked(arguments, &mut config)?;
+    let request: DeviceRequest = arguments.device.parse().map_err(usage)?;
+    let choice = device::choose(request, build, device::probe)
+        .map_err(|e| usage(format!("{e}; {}", e.next_step())))?;
+    for warning in &choice.warnings {
+        let _ = writeln!(std::io::stderr(), "warning: {warning}");
+    }
+    let (device, mut out) = (choice.device, std::io::stdout().lock());
+    let adapter = LoraConfig::default();
+    let free = free_bytes(device);
+    let mut fitting = Vec::new();
+    for shape in shapes {
+        let options = options(arguments, device, shape)?;
+        let lora = (options.mode != Mode::Full).then_some(&adapter);
+        let needed = Trainer::plan_bytes(&config, lora, &options);
+        match free.filter(|&free| needed > free) {
+            None => fitting.push(shape),
+            Some(free) => {
+                let why = format!("{:.2} GiB needed by the plan, {:.2} GiB free", gib(needed), gib(free));
+                let _ = writeln!(out, "{} x {}: does not fit: {why}", shape.0, shape.1);
+            }
+        }
+    }
+    if fitting.is_empty() {
+        return Err(nothing_fits());
+    }
     let weights = random_weights_in(&config, 1, model::Dtype::Bf16);
-    let mut out = std::io::stdout().lock();
-    for (i, &(sequences, length)) in shapes.iter().enumerate() {
+    let mut n_measured = 0;
+    for (i, &shape) in fitting.iter().enumerate() {
         let (telemetry, silent) = Telemetry::of(device, BUSY_INTERVAL);
         if let Some(why) = silent.filter(|_| i == 0) {
             let _ = writeln!(std::io::stderr(), "warning: {why}");
         }
-        let mut bench = Bench::new(arguments, &config, &weights, device, (sequences, length))?;
-        let line = bench.measure(arguments, &telemetry)?;
-        let text = serde_json::to_string(&line).map_err(usage)?;
-        let _ = writeln!(out, "{text}");
-        let _ = writeln!(
-            out,
-            "{sequences} x {length}: {:.2} ms a step, {:.1}k tokens/s, {:.1} % MFU, busy {}, {:.2} GiB planned, {}",
-            line.median_ms,
-            line.tokens_per_s / 1e3,
-            100.0 * line.mfu,
-            line.busy_percent.map_or("not measured".to_owned(), |busy| format!("{busy:.0} %")),
-            gib(line.planned_bytes),
-            line.peak_vram_bytes
-                .zip(line.peak_vram_scope)
-                .map_or("no reading of it".to_owned(), |(bytes, scope)| {
-                    format!("{:.2} GiB by NVML ({scope})", gib(bytes))
-                })
-        );
-        if arguments.profile_ops && i + 1 == shapes.len() {
-            let times = bench.trainer.profile(&bench.batches[0]).map_err(failed)?;
-            let _ = write!(out, "{}", table(&times));
+        let is_profiled = arguments.profile_ops && i + 1 == fitting.len();
+        let measured = measure(arguments, (&config, &weights), device, shape, &telemetry, is_profiled);
+        let text = match measured {
+            Ok(text) => {
+                n_measured += 1;
+                text
+            }
+            Err(Stopped::Memory(why)) => format!("{} x {}: does not fit: {why}\n", shape.0, shape.1),
+            Err(Stopped::Failed(failed)) => return Err(failed),
+        };
+        let _ = out.write_all(text.as_bytes());
+    }
+    if n_measured == 0 { Err(nothing_fits()) } else { Ok(()) }
+}
+
+fn nothing_fits() -> Failed {
+    (
+        3,
+        "no shape was measured: give smaller ones with --shape, or --packed, --save input, --layers"
+            .to_owned(),
+    )
+}
+
+/// Memory that a trainer may take; `None` where nobody says.
+fn free_bytes(device: ComputeDevice) -> Option<u64> {
+    if device != ComputeDevice::Cpu {
+        return device::free_bytes(device);
+    }
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// Why a shape has no result.
+enum Stopped {
+    /// It does not fit.
+    Memory(String),
+    Failed(Failed),
+}
+
+impl From<Failed> for Stopped {
+    fn from(failed: Failed) -> Self {
+        Self::Failed(failed)
+    }
+}
+
+impl From<EngineError> for Stopped {
+    fn from(error: EngineError) -> Self {
+        match &error {
+            EngineError::Backend(backend) if backend.is_out_of_memory() => Self::Memory(error.to_string()),
+            _ => Self::Failed((3, error.to_string())),
         }
     }
-    Ok(())
+}
+
+/// What is printed of one shape.
+fn measure(
+    arguments: &Arguments,
+    (config, weights): (&Config, &Weights),
+    device: ComputeDevice,
+    shape: (usize, usize),
+    telemetry: &Telemetry,
+    is_profiled: bool,
+) -> Result<String, Stopped> {
+    let mut bench = Bench::new(arguments, config, weights, device, shape)?;
+    let line = bench.measure(arguments, telemetry)?;
+    let mut text = serde_json::to_string(&line).map_err(usage)?;
+    text.push_str(&format!(
+        "\n{} x {}: {:.2} ms a step, {:.1}k tokens/s, {:.1} % MFU, busy {}, {:.2} GiB planned, {}\n",
+        line.sequences,
+        line.length,
+        line.median_ms,
+        line.tokens_per_s / 1e3,
+        100.0 * line.mfu,
+        line.busy_percent.map_or("not measured".to_owned(), |busy| format!("{busy:.0} %")),
+        gib(line.planned_bytes),
+        line.peak_vram_bytes
+            .zip(line.peak_vram_scope)
+            .map_or("no reading of it".to_owned(), |(bytes, scope)| {
+                format!("{:.2} GiB by NVML ({scope})", gib(bytes))
+            })
+    ));
+    if is_profiled {
+        text.push_str(&table(&bench.trainer.profile(&bench.batches[0])?));
+    }
+    Ok(text)
+}
+
+/// The shapes, once every argument was looked at; cuts the model to the layers that are wanted.
+fn checked(arguments: &Arguments, config: &mut Config) -> Result<Vec<(usize, usize)>, Failed> {
+    train_mode(arguments)?;
+    save_policy(arguments)?;
+    // Masks decide by 16 bits.
+    if !(0.0..=65_535.0 / 65_536.0).contains(&arguments.dropout) {
+        return Err(usage(format!("dropout {} is out of range: 0 up to 65535/65536", arguments.dropout)));
+    }
+    if !(0.0..=BUSY_MAX).contains(&arguments.busy_seconds) {
+        let given = arguments.busy_seconds;
+        return Err(usage(format!("busy-seconds {given} is out of range: 0 to {BUSY_MAX}")));
+    }
+    if let Some(layers) = arguments.layers {
+        let all = config.num_hidden_layers;
+        if !(1..=all).contains(&layers) {
+            return Err(usage(format!("{} has {all} layers: give --layers 1 to {all}", arguments.model)));
+        }
+        config.num_hidden_layers = layers;
+    }
+    arguments.shapes.iter().map(|text| shape(text, config.max_position_embeddings)).collect()
 }
 
 fn gib(bytes: u64) -> f64 {
@@ -173,13 +281,53 @@ fn gib(bytes: u64) -> f64 {
 }
 
 /// `4x512`.
-fn shape(text: &str) -> Result<(usize, usize), Failed> {
+fn shape(text: &str, positions: usize) -> Result<(usize, usize), Failed> {
     let wrong = || usage(format!("`{text}` is no shape: write sequences x tokens, as in 4x512"));
     let (a, b) = text.split_once('x').ok_or_else(wrong)?;
-    match (a.parse(), b.parse()) {
-        (Ok(a), Ok(b)) if a > 0 && b > 1 => Ok((a, b)),
-        _ => Err(wrong()),
+    let (sequences, length): (usize, usize) =
+        (a.parse().map_err(|_| wrong())?, b.parse().map_err(|_| wrong())?);
+    if sequences == 0 || length < 2 {
+        return Err(wrong());
     }
+    if length > positions {
+        return Err(usage(format!("`{text}`: the model has {positions} positions, {length} are asked for")));
+    }
+    match sequences.checked_mul(length) {
+        Some(tokens) if tokens <= TOKENS_MAX => Ok((sequences, length)),
+        _ => Err(usage(format!("`{text}` has more than {TOKENS_MAX} tokens"))),
+    }
+}
+
+fn save_policy(arguments: &Arguments) -> Result<SavePolicy, Failed> {
+    match arguments.save.as_str() {
+        "all" => Ok(SavePolicy::All),
+        "no-gate-up" => Ok(SavePolicy::NoGateUp),
+        "input" => Ok(SavePolicy::Input),
+        other => Err(usage(format!("no policy `{other}`: all, no-gate-up or input"))),
+    }
+}
+
+fn options(
+    arguments: &Arguments,
+    device: ComputeDevice,
+    (sequences, length): (usize, usize),
+) -> Result<TrainOptions, Failed> {
+    let mode = match train_mode(arguments)? {
+        TrainMode::Qlora => Mode::Qlora { double_quant: true },
+        TrainMode::Lora => Mode::Lora,
+        TrainMode::Full => Mode::Full,
+    };
+    Ok(TrainOptions {
+        mode,
+        dropout: if mode == Mode::Full { 0.0 } else { arguments.dropout },
+        precision: Precision::Bf16Rounded,
+        threads: std::thread::available_parallelism().map_or(1, |n| n.get()),
+        seed: 1,
+        save: save_policy(arguments)?,
+        max_tokens: sequences * length,
+        device,
+        packed_base: arguments.packed,
+    })
 }
 
 fn train_mode(arguments: &Arguments) -> Result<TrainMode, Failed> {
@@ -206,50 +354,34 @@ impl Bench {
         weights: &Weights,
         device: ComputeDevice,
         shape: (usize, usize),
-    ) -> Result<Self, Failed> {
-        let mode = match train_mode(arguments)? {
-            TrainMode::Qlora => Mode::Qlora { double_quant: true },
-            TrainMode::Lora => Mode::Lora,
-            TrainMode::Full => Mode::Full,
-        };
-        let save = match arguments.save.as_str() {
-            "all" => SavePolicy::All,
-            "no-gate-up" => SavePolicy::NoGateUp,
-            "input" => SavePolicy::Input,
-            other => return Err(usage(format!("no policy `{other}`: all, no-gate-up or input"))),
-        };
-        let adapter = Adapter::init(config, &LoraConfig::default(), 1);
-        let options = TrainOptions {
-            mode,
-            dropout: if mode == Mode::Full { 0.0 } else { arguments.dropout },
-            precision: Precision::Bf16Rounded,
-            threads: std::thread::available_parallelism().map_or(1, |n| n.get()),
-            seed: 1,
-            save,
-            max_tokens: shape.0 * shape.1,
-            device,
-            packed_base: arguments.packed,
-        };
-        let trainer = Trainer::new(config, weights, (mode != Mode::Full).then_some(&adapter), options)
-            .map_err(failed)?;
+    ) -> Result<Self, Stopped> {
+        let options = options(arguments, device, shape)?;
+        let is_adapter = options.mode != Mode::Full;
+        let adapter = is_adapter.then(|| Adapter::init(config, &LoraConfig::default(), 1));
+        let trainer = Trainer::new(config, weights, adapter.as_ref(), options)?;
         let batches = (0..4).map(|n| batch(config, shape, n)).collect();
         Ok(Bench { trainer, batches, config: config.clone(), device, shape })
     }
 
     /// One step; the one after it is prepared meanwhile.
-    fn step(&mut self, number: usize, now: &mut Prepared) -> Result<StepOutcome, Failed> {
+    fn step(&mut self, number: usize, now: &mut Prepared) -> Result<StepOutcome, EngineError> {
         let rule = AdamW { lr: 2e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, clip: 1.0 };
         let next = &self.batches[(number + 1) % self.batches.len()];
         let next = |packer: Packer| Some(packer.prepare(std::slice::from_ref(next)));
-        let (outcome, ahead) = self.trainer.step_and_prepare(now, &rule, next).map_err(failed)?;
+        let (outcome, ahead) = self.trainer.step_and_prepare(now, &rule, next)?;
         if let Some(prepared) = ahead {
-            *now = prepared.map_err(failed)?;
+            *now = prepared?;
         }
         Ok(outcome)
     }
 
     /// Steps without a pause; the readings of their first second are of what came before.
-    fn keep_busy(&mut self, seconds: f64, telemetry: &Telemetry, now: &mut Prepared) -> Result<(), Failed> {
+    fn keep_busy(
+        &mut self,
+        seconds: f64,
+        telemetry: &Telemetry,
+        now: &mut Prepared,
+    ) -> Result<(), EngineError> {
         let begun = Instant::now();
         while telemetry.is_on() && begun.elapsed().as_secs_f64() < seconds {
             for number in 0..self.batches.len() {
@@ -261,13 +393,14 @@ impl Bench {
         Ok(())
     }
 
-    fn measure(&mut self, arguments: &Arguments, telemetry: &Telemetry) -> Result<Line, Failed> {
+    fn measure(&mut self, arguments: &Arguments, telemetry: &Telemetry) -> Result<Line, Stopped> {
         let (mut times, mut losses, mut norm) = (Vec::new(), Vec::new(), 0.0);
-        let mut now = self.trainer.packer().prepare(&self.batches[..1]).map_err(failed)?;
-        for step in 0..arguments.warmup + arguments.steps {
+        let warmup = arguments.warmup as usize;
+        let mut now = self.trainer.packer().prepare(&self.batches[..1])?;
+        for step in 0..warmup + arguments.steps as usize {
             let begun = Instant::now();
             let outcome = self.step(step, &mut now)?;
-            if step >= arguments.warmup {
+            if step >= warmup {
                 times.push(begun.elapsed().as_secs_f64() * 1e3);
             }
             losses.push(outcome.loss);
@@ -275,7 +408,8 @@ impl Bench {
         }
         let (first_loss, last_loss) = (losses[0], losses[losses.len() - 1]);
         if !(norm > 0.0 && norm.is_finite()) {
-            return Err((3, format!("the gradient's norm is {norm}: nothing was trained")));
+            let why = format!("the gradient's norm is {norm}: nothing was trained");
+            return Err(Stopped::Failed((3, why)));
         }
         self.keep_busy(arguments.busy_seconds, telemetry, &mut now)?;
         let seen = telemetry.summary();
@@ -359,9 +493,45 @@ mod tests {
 
     #[test]
     fn shapes_are_read() {
-        assert_eq!(shape("4x512").unwrap(), (4, 512));
-        for bad in ["4", "x", "0x5", "4x1", "4x512x2", "ax4"] {
-            assert_eq!(shape(bad).unwrap_err().0, 2, "{bad}");
+        assert_eq!(shape("4x512", 512).unwrap(), (4, 512));
+        let bad = ["4", "x", "0x5", "4x1", "4x512x2", "ax4", "4x513", "5000000000x500", "4096x512", "-4x512"];
+        for bad in bad {
+            assert_eq!(shape(bad, 512).unwrap_err().0, 2, "{bad}");
         }
+        assert_eq!(shape(&format!("{}x16", usize::MAX / 2), 512).unwrap_err().0, 2, "the product overflows");
+    }
+
+    #[test]
+    fn arguments_out_of_range_are_refused_before_anything_is_made() {
+        let code = |more: &[&str]| {
+            let given = ["bench", "--model", "tiny"].iter().chain(more);
+            let Ok(arguments) = Arguments::try_parse_from(given) else { return 2 };
+            checked(&arguments, &mut architecture("tiny").unwrap()).map_or_else(|(code, _)| code, |_| 0)
+        };
+        assert_eq!(code(&["--shape", "1x8", "--steps", "1", "--warmup", "0", "--dropout", "0"]), 0);
+        let bad: [&[&str]; 10] = [
+            &["--steps", "0"],
+            &["--dropout", "1.5"],
+            &["--dropout", "1"],
+            &["--dropout=-0.1"],
+            &["--dropout", "nan"],
+            &["--busy-seconds", "inf"],
+            &["--layers", "0"],
+            &["--layers", "999"],
+            &["--mode", "half"],
+            &["--save", "some"],
+        ];
+        for bad in bad {
+            assert_eq!(code(&[&["--shape", "1x8"], bad].concat()), 2, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_lack_of_memory_leaves_a_shape_out() {
+        let of = |error: engine::backend::BackendError| Stopped::from(EngineError::from(error));
+        let short = engine::backend::BackendError::Memory { what: "x".to_owned(), needed: 9 };
+        assert!(matches!(of(short), Stopped::Memory(why) if why.contains("9 bytes")));
+        let other = engine::backend::BackendError::Size { what: "x".to_owned(), given: 1, needed: 2 };
+        assert!(matches!(of(other), Stopped::Failed((3, _))));
     }
 }
