@@ -84,6 +84,9 @@ impl Caps {
     }
 }
 
+/// Notes that every backend has room for between two waits.
+pub const NOTES: usize = 4096;
+
 /// A number of a run that will be asked for after the next [`Backend::wait`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Note {
@@ -215,7 +218,7 @@ pub trait Backend {
     /// Remembers the number that a `1 x 1` output holds after what was submitted so far, without waiting for it.
     ///
     /// # Errors
-    /// When the view is no output.
+    /// When the view is no output, or there were [`NOTES`] since the last wait.
     fn note(&mut self, program: &Self::Program, view: Mat) -> Result<Note, BackendError>;
 
     /// The number, after [`Backend::wait`].

@@ -3,7 +3,7 @@
 use crate::EngineError;
 use crate::any::{AnyBackend, AnyProgram, Purpose};
 use crate::api::{AdamW, LossSum, MicroBatch, Mode, StepOutcome, TrainOptions, TrainState};
-use crate::backend::{Backend, Caps, Inputs, Note, Scalars, Slab};
+use crate::backend::{Backend, Caps, Inputs, NOTES, Note, Scalars, Slab};
 use crate::batch::{Packed, Packer, Prepared};
 use crate::cuda::WorkTime;
 use crate::device::ComputeDevice;
@@ -340,6 +340,10 @@ impl Trainer {
         for Packed { dims, index } in prepared.packed.iter().cloned() {
             self.backend.submit(&self.programs.train, Inputs { dims, index, scalars })?;
             losses.push(self.backend.note(&self.programs.train, self.programs.train_loss)?);
+            if losses.len().is_multiple_of(NOTES / 2) {
+                self.backend.wait()?;
+                settle(&mut losses, |note| self.backend.noted(note));
+            }
         }
         Ok(losses)
     }
@@ -357,6 +361,14 @@ impl Trainer {
             drop_threshold: drop_threshold(self.options.dropout),
             optimizer: AdamW { lr: 0.0, beta1: 0.0, beta2: 0.0, eps: 0.0, weight_decay: 0.0, clip: 0.0 },
         }
+    }
+}
+
+/// What was noted before a wait becomes values, since the next wait forgets it: a step of very many micro-batches has more
+/// losses than a backend keeps.
+fn settle(losses: &mut [Note], noted: impl Fn(Note) -> f32) {
+    for loss in losses {
+        *loss = Note::Value(noted(*loss));
     }
 }
 
@@ -443,4 +455,31 @@ fn compile(
         norm,
     };
     Ok((programs, peak))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As a backend that forgets its notes at every wait.
+    #[test]
+    fn losses_of_very_many_micro_batches_are_all_counted() {
+        let n = 2 * NOTES + 3;
+        let (mut losses, mut pending) = (Vec::new(), Vec::new());
+        let read = |kept: &[f32], note| match note {
+            Note::Value(value) => value,
+            Note::Pending(index) => kept.get(index).copied().unwrap_or(f32::NAN),
+        };
+        for i in 0..n {
+            pending.push(i as f32);
+            assert!(pending.len() < NOTES, "no room for loss {i} and the norm");
+            losses.push(Note::Pending(pending.len() - 1));
+            if losses.len().is_multiple_of(NOTES / 2) {
+                let kept = std::mem::take(&mut pending);
+                settle(&mut losses, |note| read(&kept, note));
+            }
+        }
+        let sum: f64 = losses.iter().map(|&note| f64::from(read(&pending, note))).sum();
+        assert_eq!(sum, (n * (n - 1) / 2) as f64);
+    }
 }

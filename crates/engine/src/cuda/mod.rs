@@ -13,7 +13,7 @@ mod packed;
 mod store;
 
 use crate::api::Precision;
-use crate::backend::{Backend, BackendError, CacheCopy, Caps, Inputs, Note, Slab};
+use crate::backend::{Backend, BackendError, CacheCopy, Caps, Inputs, NOTES, Note, Slab};
 use crate::cpu::check_inputs;
 use crate::place::{Layout, Placement};
 use crate::plan::{Dims, Mat, ModelParams, ParamId, Place, Plan, Rows};
@@ -39,8 +39,6 @@ use store::{ALIGN, Store};
 const HEAD_CHUNK: usize = 1024;
 /// The same where the head is trained.
 const TRAINED_HEAD_CHUNK: usize = 2048;
-/// Numbers that may be noted between two waits.
-const NOTES: usize = 4096;
 /// Variants of a program that are kept.
 const VARIANTS: usize = 48;
 

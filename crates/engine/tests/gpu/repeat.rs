@@ -99,3 +99,16 @@ fn memory_is_known_without_a_trainer() {
         assert!((planned..planned + (256 << 20)).contains(&held), "{planned} planned, {held} held");
     }
 }
+
+/// More losses in one step than the backend keeps between two waits: the mean is that of the rows' own.
+#[test]
+fn a_step_of_very_many_micro_batches() {
+    let mut trainer = tiny_trainer(TrainOptions { dropout: 0.0, ..on_gpu() });
+    let one = tiny_micro(&[(1, 12, 3)]);
+    let alone = trainer.evaluate(&one).unwrap();
+    let n = engine::backend::NOTES + 1;
+    let outcome = trainer.step(&vec![one; n], &adamw()).unwrap();
+    let mean = alone.sum / alone.label_tokens as f64;
+    assert!((outcome.loss - mean).abs() <= 1e-3 * mean, "{} instead of {mean}", outcome.loss);
+    assert_eq!(outcome.label_tokens, n as u64 * alone.label_tokens);
+}
