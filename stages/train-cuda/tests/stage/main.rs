@@ -7,5 +7,7 @@ mod golden;
 mod predecessor_faults;
 mod resume;
 mod run;
+#[cfg(feature = "cuda")]
+mod stand_in;
 mod stopped;
 mod support;

@@ -1,0 +1,186 @@
+//! What the stage does about a GPU's memory, failures and age, on a stand-in that computes nothing (`stand_in.c`).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use record::training::{TokensFrom, TrainingManifest, TrainingMetrics};
+
+use crate::support::{Row, args, golden, made_up_rows, program, stderr, write_tokens};
+
+/// A fresh GPU, the tokens, and the outputs of the processes that use them.
+struct Case {
+    dir: tempfile::TempDir,
+    more: Vec<&'static str>,
+}
+
+impl Case {
+    fn new(rows: &[Row], more: &[&'static str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        write_tokens(&dir.path().join("tokens"), rows, &[]);
+        let driver = dir.path().join("lib/libcuda.so");
+        fs::create_dir(driver.parent().unwrap()).unwrap();
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stage/stand_in/stand_in.c");
+        let built =
+            Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).args([&driver, &source]).status();
+        assert!(built.expect("a C compiler links Rust programs, and is needed here too").success());
+        for library in ["libnvrtc.so", "libcublasLt.so"] {
+            fs::copy(&driver, driver.with_file_name(library)).unwrap();
+        }
+        let own = ["adapter", "mode=lora", "device=cuda", "precision=bfloat16", "select=last"];
+        Self { dir, more: [&own[..], more].concat() }
+    }
+
+    /// Many steps of few short rows.
+    fn steps() -> Self {
+        Self::new(&made_up_rows(40, 1, 640), &["batch=1", "accumulation=1", "epochs=1", "checkpoint_every=4"])
+    }
+
+    /// One step of more tokens than are enough for speed.
+    fn tokens() -> Self {
+        let long = |i: i32| {
+            let ids: Vec<i32> = (0..400).map(|n| (7 * n + i) % 640).collect();
+            Row::new(ids.clone(), ids)
+        };
+        let rows: Vec<Row> = (0..16).map(long).collect();
+        Self::new(&rows, &["epochs=1", "checkpoint_every=1", "vram_limit_mb=0"])
+    }
+
+    fn out(&self) -> PathBuf {
+        self.dir.path().join("out")
+    }
+
+    fn run(&self, more: &[&str], gpu: &[(&str, &str)]) -> (i32, String) {
+        for done in ["adapter", "checkpoints", "log"] {
+            let _ = fs::remove_dir_all(self.out().join(done));
+        }
+        let more = [&self.more[..], more].concat();
+        let tokens = self.dir.path().join("tokens");
+        let mut command = program(&args(&golden("qwen2-tiny/model"), &tokens, &self.out(), &more));
+        command.env("LD_LIBRARY_PATH", self.dir.path().join("lib"));
+        // What the stand-in "compiles" must not reach the user's cache.
+        command.env("TESTFORGE_KERNEL_CACHE", self.dir.path().join("cubins"));
+        for (name, value) in gpu {
+            command.env(format!("STAND_IN_{name}"), value);
+        }
+        let output = command.output().unwrap();
+        let words = stderr(&output);
+        let said = words.split_whitespace().filter(|w| *w != "│").collect::<Vec<_>>().join(" ");
+        (output.status.code().unwrap_or(-1), said)
+    }
+
+    fn expect(&self, more: &[&str], gpu: &[(&str, &str)], code: i32, texts: &[&str]) -> String {
+        let (ended, said) = self.run(more, gpu);
+        assert_eq!(ended, code, "{said}");
+        for text in texts {
+            assert!(said.contains(text), "`{text}` is not in: {said}");
+        }
+        said
+    }
+
+    fn manifest(&self) -> TrainingManifest {
+        stage_kit::files::read_json(&self.out().join("adapter/manifest.json")).unwrap()
+    }
+}
+
+fn from(after_step: u64, tokens: u64) -> TokensFrom {
+    TokensFrom { after_step, tokens }
+}
+
+#[test]
+fn memory_that_a_graph_lacks_is_no_lost_gpu_and_the_next_process_takes_less() {
+    let case = Case::steps();
+    // The second step captures what the first one ran.
+    let short = [("FAIL", "cuGraphInstantiateWithFlags:2:2")];
+    let texts =
+        ["out of memory: cuGraphInstantiate", "after 1 steps", "the state after step 1 is in", "start again"];
+    case.expect(&[], &short, 75, &texts);
+    let texts = ["goes on after step 1 from", "memory ran out before", "are computed again"];
+    case.expect(&[], &[], 0, &texts);
+    assert_eq!(case.manifest().tokens_at_a_time.len(), 1, "the tokens at a time stay");
+    assert_eq!(case.manifest().steps, 40);
+}
+
+#[test]
+fn memory_that_is_short_from_the_start_is_said_to_be_that() {
+    let case = Case::steps();
+    for fail in ["cuModuleLoadData:1:2", "cuMemAllocHost_v2:1:2", "cuMemAlloc_v2:1:2", "cublasLtCreate:1:3"] {
+        let said = case.expect(&[], &[("FAIL", fail)], 3, &["does not fit: out of"]);
+        assert!(said.contains("memory") && said.contains("raise vram_limit_mb"), "{said}");
+    }
+}
+
+#[test]
+fn a_gpu_that_is_lost_is_named_with_the_state_that_is_left() {
+    for (fail, texts) in [
+        ("cuGraphLaunch:60:214", ["CUDA_ERROR_ECC_UNCORRECTABLE", "the state after step"]),
+        ("cublasLtMatmul:1:13", ["CUBLAS_STATUS_EXECUTION_FAILED", "no state was saved before"]),
+    ] {
+        let case = Case::steps();
+        let said = case.expect(&[], &[("FAIL", fail)], 3, &texts);
+        assert!(said.contains("the GPU does not answer after") && said.contains("runner doctor"), "{said}");
+        let said = case.expect(&[], &[], 0, &[]);
+        assert_eq!(said.contains("goes on after step"), texts[1].starts_with("the state"), "{said}");
+    }
+}
+
+/// The tokens at a time decide the order of sums: they are kept, whatever the memory that is free later.
+#[test]
+fn tokens_at_a_time_follow_from_memory_once() {
+    let case = Case::tokens();
+    case.expect(&[], &[], 0, &["6400 tokens at a time through Stand-in 0"]);
+    assert_eq!(case.manifest().tokens_at_a_time, [from(0, 6400)]);
+    let metrics: TrainingMetrics = stage_kit::files::read_json(&case.out().join("log/metrics.json")).unwrap();
+    let total_mb = (metrics.planned_peak_bytes / 1_000_000).to_string();
+    let small = [("TOTAL_MB", &*total_mb)];
+
+    let case = Case::tokens();
+    let more = ["epochs=3"];
+    let warned = "4800 tokens at a time, where 6400 were possible on a GPU that nobody else uses";
+    let lost = [("TOTAL_MB", &*total_mb), ("FAIL", "cuGraphLaunch:3:214")];
+    case.expect(&more, &lost, 3, &[warned, "tokens_at_a_time=4800", "4800 tokens at a time through"]);
+    let said = case.expect(&more, &[], 0, &["goes on after step", "4800 tokens at a time through"]);
+    assert!(!said.contains("the same bytes"), "{said}");
+    assert_eq!(case.manifest().tokens_at_a_time, [from(0, 4800)]);
+
+    // Where less is kept of each token, so many as before still fit; then fewer.
+    let lost = [("FAIL", "cuGraphLaunch:3:214")];
+    let case = Case::tokens();
+    case.expect(&more, &lost, 3, &["6400 tokens at a time through"]);
+    let texts = ["goes on after step", "are computed again", "6400 tokens at a time through"];
+    case.expect(&more, &small, 0, &texts);
+    assert_eq!(case.manifest().tokens_at_a_time, [from(0, 6400)]);
+
+    let case = Case::tokens();
+    case.expect(&more, &lost, 3, &["6400 tokens at a time through"]);
+    let texts = ["6400 tokens at a time, as before, do not fit any more", "goes on after step"];
+    case.expect(&more, &[("TOTAL_MB", "85")], 0, &texts);
+    let tokens = case.manifest().tokens_at_a_time;
+    assert!(tokens.len() == 2 && tokens[0] == from(0, 6400) && tokens[1].after_step > 0, "{tokens:?}");
+
+    let case = Case::tokens();
+    let fixed = "tokens_at_a_time=4800";
+    case.expect(&[fixed], &[], 0, &["4800 tokens at a time through"]);
+    case.expect(&["tokens_at_a_time=399"], &[], 2, &["399 tokens are fewer than the longest row's 400"]);
+    case.expect(&["tokens_at_a_time=6400"], &[("TOTAL_MB", "40")], 3, &["6400 tokens at a time do not fit"]);
+}
+
+#[test]
+fn old_gpus_are_passed_over_or_refused_by_name() {
+    let case = Case::steps();
+    let both = [("CAPABILITIES", "7.5,9.0")];
+    let old = "GPU 0 can't be used: Stand-in 0 has compute capability 7.5";
+    case.expect(&["device=auto"], &both, 0, &[old, "through Stand-in 1"]);
+    case.expect(&["device=cuda"], &both, 2, &[old, "device=cpu"]);
+    if !cfg!(feature = "cpu-fallback") {
+        case.expect(&["device=auto"], &[("CAPABILITIES", "7.5")], 2, &["no device is left to choose", old]);
+    }
+}
+
+/// More passes in one step than a backend keeps losses of.
+#[test]
+fn a_step_of_very_many_passes() {
+    let rows: Vec<Row> = (0..5000).map(|i| Row::new(vec![i % 640, 1, 2], vec![-100, 1, 2])).collect();
+    let case = Case::new(&rows, &["batch=4096", "accumulation=2", "epochs=1", "tokens_at_a_time=3"]);
+    case.expect(&[], &[], 0, &["trained 1 steps"]);
+}
