@@ -52,7 +52,7 @@ impl BackendError {
         )
     }
 
-    /// Less memory would have done.
+    /// Less memory would have done, or more that is free.
     #[must_use]
     pub fn is_out_of_memory(&self) -> bool {
         match self {
@@ -60,6 +60,12 @@ impl BackendError {
             Self::Cuda(error) => error.out_of_memory(),
             _ => false,
         }
+    }
+
+    /// Others hold so much of the GPU that no work at all can start: to ask for less does not help.
+    #[must_use]
+    pub fn is_without_context(&self) -> bool {
+        matches!(self, Self::Cuda(kernels::cuda::CudaError::NoContext { .. }))
     }
 }
 
@@ -278,6 +284,7 @@ mod tests {
         let cases = [
             (short, true, false),
             (CudaError::NoMemoryFor { call: "cuGraphInstantiate", free: None }, true, false),
+            (CudaError::NoContext { name: "GPU".to_owned(), total: 1 }, true, false),
             (driver("CUDA_ERROR_ECC_UNCORRECTABLE"), false, true),
             (driver("CUDA_ERROR_NOT_SUPPORTED"), false, true),
             (product("CUBLAS_STATUS_EXECUTION_FAILED"), false, true),
@@ -285,7 +292,9 @@ mod tests {
             (CudaError::Shape { kernel: "k".to_owned(), message: String::new() }, false, false),
         ];
         for (error, is_short, is_trouble) in cases {
+            let is_full = matches!(error, CudaError::NoContext { .. });
             let error = BackendError::from(error);
+            assert_eq!(error.is_without_context(), is_full, "{error}");
             assert_eq!(
                 (error.is_out_of_memory(), error.is_device_trouble()),
                 (is_short, is_trouble),

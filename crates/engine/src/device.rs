@@ -1,7 +1,9 @@
 //! Which device a program computes on: a pure choice from what was asked for, what the machine has and what the build holds.
 
+use crate::EngineError;
+use crate::backend::BackendError;
 use kernels::LEAST_MAJOR;
-use kernels::cuda::{CudaError, compile, ops};
+use kernels::cuda::{CudaError, Gpu, compile, ops};
 use std::fmt;
 use std::str::FromStr;
 
@@ -181,11 +183,14 @@ pub fn uuid(id: u32) -> Option<String> {
     kernels::probe().devices.into_iter().nth(id as usize)?.uuid
 }
 
-/// Bytes of a GPU's memory that nobody holds, the context of this process taken off; `None` for other devices, and where the
-/// driver does not answer.
-pub fn free_bytes(device: ComputeDevice) -> Option<u64> {
-    let ComputeDevice::Cuda { id } = device else { return None };
-    Some(kernels::cuda::Gpu::open(id).ok()?.memory().ok()?.0)
+/// Bytes of a GPU's memory that nobody holds, the context of this process taken off; `None` for other devices.
+///
+/// # Errors
+/// When the device can't be opened: no trainer and no generator could be made either.
+pub fn free_bytes(device: ComputeDevice) -> Result<Option<u64>, EngineError> {
+    let ComputeDevice::Cuda { id } = device else { return Ok(None) };
+    let memory = Gpu::open(id).and_then(|gpu| gpu.memory()).map_err(BackendError::from)?;
+    Ok(Some(memory.0))
 }
 
 /// Chooses a device. `probe` is called only when a GPU matters.

@@ -20,6 +20,11 @@ pub enum CudaError {
     NoCublasLt,
     #[error("out of GPU memory: {needed} bytes needed for {what}, {free} of {total} are free")]
     OutOfMemory { what: String, needed: u64, free: u64, total: u64 },
+    #[error(
+        "out of GPU memory: {name} has no room for a context, which takes some 500 MB before any work; others hold nearly all of its {} MB",
+        total / 1_000_000
+    )]
+    NoContext { name: String, total: u64 },
     /// The driver or a library wanted memory for itself, of the GPU or of the host: for a graph, a module, a context.
     #[error("out of memory: {call} found too little{}", left(*.free))]
     NoMemoryFor { call: &'static str, free: Option<u64> },
@@ -61,10 +66,13 @@ impl CudaError {
         }
     }
 
-    /// Less memory would have done.
+    /// Less memory would have done, or more that is free.
     #[must_use]
     pub fn out_of_memory(&self) -> bool {
-        matches!(self, CudaError::OutOfMemory { .. } | CudaError::NoMemoryFor { .. })
+        matches!(
+            self,
+            CudaError::OutOfMemory { .. } | CudaError::NoMemoryFor { .. } | CudaError::NoContext { .. }
+        )
     }
 
     /// A launch whose operands do not fit together.

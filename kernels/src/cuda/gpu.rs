@@ -121,8 +121,10 @@ impl Gpu {
         }
         let driver_error = |call| move |error: result::DriverError| failed(call, error.0);
         let raw = result::device::get(ordinal as i32).map_err(driver_error("cuDeviceGet"))?;
-        let context = retain(raw)?;
-        bind(context)?;
+        let (context, handle, stream, beside) = start(raw).map_err(|error| match error.out_of_memory() {
+            true => CudaError::NoContext { name: device.name.clone(), total: device.total_bytes },
+            false => error,
+        })?;
         let properties = Properties {
             name: device.name,
             compute_capability: (major, minor),
@@ -134,14 +136,11 @@ impl Gpu {
             total_bytes: device.total_bytes,
             driver,
         };
-        let handle =
-            lt::create_handle().map_err(|error| CudaError::of_library("at all", format!("{:?}", error.0)))?;
-        let (least, greatest) = priorities()?;
         let inner = Inner {
             device: raw,
             context,
-            stream: new_stream(greatest)?,
-            beside: [new_stream(least)?, new_stream(least)?],
+            stream,
+            beside,
             handle,
             properties,
             modules: Mutex::new(BTreeMap::new()),
@@ -238,6 +237,18 @@ fn version(text: &str) -> Option<(u32, u32)> {
 /// A poisoned lock guards data that is still whole: every change is one assignment.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a process needs of a device before any work: context, matrix library, streams.
+type Started = (sys::CUcontext, lt_sys::cublasLtHandle_t, sys::CUstream, [sys::CUstream; LANES]);
+
+fn start(device: sys::CUdevice) -> Result<Started, CudaError> {
+    let context = retain(device)?;
+    bind(context)?;
+    let handle =
+        lt::create_handle().map_err(|error| CudaError::of_library("at all", format!("{:?}", error.0)))?;
+    let (least, greatest) = priorities()?;
+    Ok((context, handle, new_stream(greatest)?, [new_stream(least)?, new_stream(least)?]))
 }
 
 #[expect(unsafe_code, reason = "the device's primary context is shared with other libraries of the process")]

@@ -197,5 +197,19 @@ impl Decoder<'_> {
 
 /// An error of the engine as the stage's.
 pub(crate) fn engine_error(e: EngineError) -> StageError {
-    StageError::failed(e.to_string()).next("check the model's files and the parameters")
+    let EngineError::Backend(backend) = &e else {
+        return StageError::failed(e.to_string()).next("check the model's files and the parameters");
+    };
+    if backend.is_without_context() {
+        return StageError::retryable(e.to_string()).at("generate parameter device").next(
+            "free memory of the GPU (nvidia-smi shows who holds it) and start again, take another GPU (--set device=cuda:N), or compute on the CPU: --set device=cpu",
+        );
+    }
+    let next = match backend.is_out_of_memory() {
+        true => {
+            "free memory of the GPU, lower `batch` or the lengths, take another GPU (--set device=cuda:N), or compute on the CPU: --set device=cpu"
+        }
+        false => "check the model's files and the parameters",
+    };
+    StageError::failed(e.to_string()).next(next)
 }

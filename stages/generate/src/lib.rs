@@ -162,7 +162,7 @@ fn make(
     loop {
         let options = decoder.options(jobs, base, batch)?;
         match Generator::new(&model.config, &model.weights, adapter, options) {
-            Err(EngineError::Backend(e)) if e.is_out_of_memory() && batch > 1 => {
+            Err(EngineError::Backend(e)) if e.is_out_of_memory() && !e.is_without_context() && batch > 1 => {
                 batch /= 2;
                 decoder.context.warn(&format!("{e}; {batch} sequences at a time instead"));
             }

@@ -1,7 +1,7 @@
 //! `train-cuda --bench`: what a training step costs on this machine, on random weights and random tokens.
 //!
-//! Work as in `experiments/peers`: forward, backward, clipping at norm 1 and AdamW for LoRA with r = 16 on all seven
-//! projections, tokens = sequences x length, all of them real; median over the steps after a warm-up.
+//! Work as in `experiments/peers`: forward, backward, clipping at norm 1 and AdamW for LoRA on all seven projections, r = 16
+//! unless another rank is asked for; tokens = sequences x length, all of them real; median over the steps after a warm-up.
 //!
 //! A shape that memory does not suffice for is named, with what it needs, and left out; it is a failure (exit code 3) only when
 //! no shape was measured.
@@ -28,6 +28,7 @@ use serde::Serialize;
 use crate::flops::{PEAK_GB_PER_S, PEAK_TFLOPS, per_token, utilisation};
 use crate::params::TrainMode;
 use crate::telemetry::Telemetry;
+use crate::train::{MAKE_ROOM, is_without_context};
 
 /// Between two readings while the benchmark runs.
 const BUSY_INTERVAL: Duration = Duration::from_millis(200);
@@ -55,6 +56,9 @@ struct Arguments {
     /// qlora, lora or full.
     #[arg(long, default_value = "qlora")]
     mode: String,
+    /// Rank of the adapters (qlora, lora), 1 to 1024; their alpha is twice as much.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    rank: u16,
     #[arg(long, default_value_t = 0.05)]
     dropout: f32,
     /// all, no-gate-up or input: what layers keep for the backward.
@@ -81,6 +85,8 @@ struct Arguments {
 struct Line {
     device: String,
     mode: String,
+    /// Of the adapters; absent where all weights are trained.
+    rank: Option<u16>,
     sequences: usize,
     length: usize,
     dropout: f32,
@@ -140,8 +146,8 @@ fn run(arguments: &Arguments) -> Result<(), Failed> {
         let _ = writeln!(std::io::stderr(), "warning: {warning}");
     }
     let (device, mut out) = (choice.device, std::io::stdout().lock());
-    let adapter = LoraConfig::default();
-    let free = free_bytes(device);
+    let adapter = lora(arguments);
+    let free = free_bytes(device)?;
     let mut fitting = Vec::new();
     for shape in shapes {
         let options = options(arguments, device, shape)?;
@@ -188,15 +194,25 @@ fn nothing_fits() -> Failed {
     )
 }
 
+fn lora(arguments: &Arguments) -> LoraConfig {
+    let rank = usize::from(arguments.rank);
+    LoraConfig { r: rank, alpha: 2.0 * rank as f64, ..LoraConfig::default() }
+}
+
 /// Memory that a trainer may take; `None` where nobody says.
-fn free_bytes(device: ComputeDevice) -> Option<u64> {
+fn free_bytes(device: ComputeDevice) -> Result<Option<u64>, Failed> {
     if device != ComputeDevice::Cpu {
-        return device::free_bytes(device);
+        return device::free_bytes(device).map_err(|error| match is_without_context(&error) {
+            true => (75, format!("{error}; {MAKE_ROOM}")),
+            false => (3, error.to_string()),
+        });
     }
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib * 1024)
+    let available = || {
+        let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+        let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
+        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
+    };
+    Ok(available().map(|kib| kib * 1024))
 }
 
 /// Why a shape has no result.
@@ -357,7 +373,7 @@ impl Bench {
     ) -> Result<Self, Stopped> {
         let options = options(arguments, device, shape)?;
         let is_adapter = options.mode != Mode::Full;
-        let adapter = is_adapter.then(|| Adapter::init(config, &LoraConfig::default(), 1));
+        let adapter = is_adapter.then(|| Adapter::init(config, &lora(arguments), 1));
         let trainer = Trainer::new(config, weights, adapter.as_ref(), options)?;
         let batches = (0..4).map(|n| batch(config, shape, n)).collect();
         Ok(Bench { trainer, batches, config: config.clone(), device, shape })
@@ -418,9 +434,11 @@ impl Bench {
         let median_ms = times[times.len() / 2];
         let tokens_per_s = (sequences * length) as f64 / (median_ms / 1e3);
         let memory = self.trainer.device_memory();
+        let mode = train_mode(arguments)?;
         Ok(Line {
             device: memory.as_ref().map_or_else(|| self.device.to_string(), |(name, _)| name.clone()),
             mode: arguments.mode.clone(),
+            rank: (mode != TrainMode::Full).then_some(arguments.rank),
             sequences,
             length,
             dropout: arguments.dropout,
@@ -430,7 +448,7 @@ impl Bench {
             tokens_per_s,
             mfu: utilisation(
                 tokens_per_s,
-                per_token(&self.config, train_mode(arguments)?, 16, length as f64, 1.0),
+                per_token(&self.config, mode, usize::from(arguments.rank), length as f64, 1.0),
             ),
             busy_percent: seen.busy().map(|(percent, _)| percent),
             peak_vram_bytes: seen.peak().map(|(bytes, _)| bytes),

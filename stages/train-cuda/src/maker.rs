@@ -9,7 +9,8 @@ use stage_kit::{Context, Result, StageError};
 
 use crate::checkpoint::History;
 use crate::params::{Params, Precision, TrainMode};
-use crate::train::{Data, Packing, engine_error};
+use crate::telemetry;
+use crate::train::{Data, Packing, engine_error, is_without_context, without_context};
 
 /// What a GPU gives up for memory while many tokens go through it at a time: a copy of the base.
 const GPU_FULL: [Policy; 2] = [(false, SavePolicy::All), (true, SavePolicy::All)];
@@ -120,7 +121,7 @@ impl Maker<'_> {
     /// before where the run goes on.
     fn on_gpu(&self, adapter: Option<&Adapter>) -> Result<Made> {
         let ran_out = self.earlier.as_ref().and_then(|history| history.ran_out_bytes);
-        let free = device::free_bytes(self.device);
+        let free = device::free_bytes(self.device).map_err(|e| self.not_opened(e))?;
         let room = Room { limit: self.params.vram_limit_bytes(), free, ran_out };
         let wish = self.wish()?;
         let all = wish.candidates();
@@ -193,6 +194,14 @@ impl Maker<'_> {
             _ => return,
         };
         self.context.warn(&message);
+    }
+
+    /// Why the GPU can't be opened; where it is full, with what NVML says of its memory.
+    fn not_opened(&self, e: EngineError) -> StageError {
+        match telemetry::free_bytes(self.device).filter(|_| is_without_context(&e)) {
+            Some(free) => without_context(format!("{e}; {} MB are free", free / 1_000_000)),
+            None => engine_error(e),
+        }
     }
 
     /// What was given up for memory, and why.

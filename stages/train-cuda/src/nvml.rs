@@ -66,6 +66,7 @@ impl Source for Nvml {
             busy_percent: device.utilization_rates().ok().map(|rates| f64::from(rates.gpu)),
             used_bytes: memory.as_ref().map(|m| m.used),
             total_bytes: memory.as_ref().map(|m| m.total),
+            free_bytes: memory.as_ref().map(|m| m.free),
             own_bytes: own(),
             celsius: device.temperature(TemperatureSensor::Gpu).ok().map(f64::from),
             watts: watts(device.power_usage()),

@@ -22,6 +22,8 @@ pub(crate) struct Reading {
     /// Of the whole device, whoever holds it.
     pub(crate) used_bytes: Option<u64>,
     pub(crate) total_bytes: Option<u64>,
+    /// What is neither used nor kept back by the driver.
+    pub(crate) free_bytes: Option<u64>,
     /// Of this process alone. A container hides it: there the driver counts processes by other numbers.
     pub(crate) own_bytes: Option<u64>,
     pub(crate) celsius: Option<f64>,
@@ -219,6 +221,11 @@ impl Drop for Telemetry {
 
 fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Bytes of a GPU's memory that nobody holds, by NVML; `None` where it does not tell.
+pub(crate) fn free_bytes(device: ComputeDevice) -> Option<u64> {
+    open(device).ok()??.read()?.free_bytes
 }
 
 fn open(device: ComputeDevice) -> Result<Option<Box<dyn Source>>, String> {

@@ -476,6 +476,19 @@ impl Run<'_> {
     }
 }
 
+/// Others hold so much of the GPU that no work can start.
+pub(crate) fn is_without_context(e: &EngineError) -> bool {
+    matches!(e, EngineError::Backend(backend) if backend.is_without_context())
+}
+
+/// What to do when a GPU is full before there is any work.
+pub(crate) const MAKE_ROOM: &str = "free memory of the GPU (nvidia-smi shows who holds it) and start again, take another GPU (--set device=cuda:N), or compute on the CPU (about 100 times slower): --set device=cpu";
+
+/// The error of a GPU that is full before there is any work.
+pub(crate) fn without_context(message: String) -> StageError {
+    StageError::retryable(message).at("train-cuda parameter device").next(MAKE_ROOM)
+}
+
 /// An error of the engine as the stage's.
 pub(crate) fn engine_error(e: EngineError) -> StageError {
     if let EngineError::Backend(backend) = &e
@@ -484,6 +497,9 @@ pub(crate) fn engine_error(e: EngineError) -> StageError {
         return StageError::usage(e.to_string())
             .at("train-cuda parameter device")
             .next("see `runner doctor`, or compute on the CPU (about 100 times slower): --set device=cpu");
+    }
+    if is_without_context(&e) {
+        return without_context(e.to_string());
     }
     let next = match &e {
         EngineError::Backend(backend) if backend.is_device_trouble() => {
