@@ -16,7 +16,7 @@
 // order of features inside a sum is free, so lane (g, t) takes features 8 t .. 8 t + 8 of a chunk for tokens g, g + 8, g + 16,
 // g + 24: one 16-byte load and one block of random bits for each, straight into fragments. The warps' partial sums are added in
 // order, which does not depend on the number of tokens.
-// Plain: one block a token; lanes take features lane, lane + 32, ..., then a fixed tree.
+// Plain: one block a token and 64 ranks; lanes take features lane, lane + 32, ..., then a fixed tree.
 // Tolerance: 1e-5 (float32), 1e-2 (bfloat16) of the largest magnitude; masks exact.
 // H100, T = 8192, r = 16, four groups of a layer of Qwen2.5-0.5B: down 67 us, with dropout 83 us (124 MB of x).
 
@@ -162,14 +162,15 @@ DEFINE_DOWN(1, _few, 1)
 DEFINE_DOWN(2, _few, 1)
 DEFINE_DOWN(3, _few, 1)
 
-// One block a token and module; the masked features go through shared memory, warps take ranks.
+// One block a token, module and 64 ranks; the masked features go through shared memory, warps take ranks.
 template <typename T>
 __device__ void down_plain(const T* x, int x_pitch, const Each<const T*>& a, float* u, int u_pitch, T* augmented,
                            int augmented_pitch, int augmented_cols, int modules, int features, int rank, const Dropout& dropout,
                            const StepScalars* scalars) {
-    constexpr int CHUNK = 1024, SLOTS = 8;
+    constexpr int CHUNK = 1024, SLOTS = PLAIN_RANKS / WARPS;
     __shared__ float part[CHUNK];
     int token = blockIdx.x, module = blockIdx.y, lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    int first = blockIdx.z * PLAIN_RANKS + warp;
     bool drop = drops(dropout, scalars);
     Token counter = drop ? token_of(dropout, token, token + 1) : Token{0, 0, 0};
     uint2 key = drop ? dropout_key(scalars, dropout.layer, dropout.modules.at(module)) : make_uint2(0, 0);
@@ -185,7 +186,7 @@ __device__ void down_plain(const T* x, int x_pitch, const Each<const T*>& a, flo
         __syncthreads();
 #pragma unroll
         for (int slot = 0; slot < SLOTS; ++slot) {
-            int k = warp + WARPS * slot;
+            int k = first + WARPS * slot;
             if (k >= rank) break;
             for (int i = lane; i < count; i += WARP) acc[slot] += part[i] * to_float(weights[(u64)k * features + start + i]);
         }
@@ -193,14 +194,14 @@ __device__ void down_plain(const T* x, int x_pitch, const Each<const T*>& a, flo
     float scale = kept(dropout, scalars);
 #pragma unroll
     for (int slot = 0; slot < SLOTS; ++slot) {
-        int k = warp + WARPS * slot;
+        int k = first + WARPS * slot;
         if (k >= rank) break;
         float sum = warp_sum(acc[slot]) * scale;
         if (lane > 0) continue;
         u[(u64)token * u_pitch + module * rank + k] = sum;
         if (augmented != nullptr) augmented[(u64)token * augmented_pitch + module * rank + k] = from_float<T>(sum);
     }
-    if (augmented == nullptr || module > 0) return;
+    if (augmented == nullptr || module > 0 || blockIdx.z > 0) return;
     for (int c = modules * rank + threadIdx.x; c < augmented_cols; c += blockDim.x) {
         augmented[(u64)token * augmented_pitch + c] = from_float<T>(0.0f);
     }

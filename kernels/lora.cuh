@@ -7,6 +7,8 @@
 constexpr int MODULES = 3;
 // Ranks that a tensor-core kernel takes at once; a higher rank is cut into groups of them, the last may be short.
 constexpr int RANKS = 16;
+// The same of a plain kernel.
+constexpr int PLAIN_RANKS = 64;
 
 template <typename P>
 struct Each {

@@ -9,23 +9,24 @@
 // | part_a     | slices x (n r) x K          | float32                     |
 // | part_b     | slices x (sum of N_m) x r   | float32                     |
 //
-// d_u: a block a token, threads (part of the columns, rank), parts added in order. d_A, d_B: blocks of 32 columns and a
-// slice of tokens, tokens in order; `lora_sum.cu` adds the slices. d_x: a thread an element.
+// d_u: a block a token and 64 ranks, threads (part of the columns, rank), parts added in order. d_A, d_B: blocks of 32
+// columns, a slice of tokens and 64 ranks, tokens in order; `lora_sum.cu` adds the slices. d_x: a thread an element.
 // Tolerance: 1e-5 (float32), 1e-2 (bfloat16) of the largest magnitude; masks exact.
 
 #include "lora.cuh"
 
-constexpr int THREADS = 256;
+constexpr int THREADS = 256, WARPS = THREADS / WARP, SLOTS = PLAIN_RANKS / WARPS;
 
-// Blocks (token, module).
+// Blocks (token, module, 64 ranks).
 template <typename T>
 __device__ void grad_u(const T* d_y, int d_y_pitch, const Each<const T*>& b, float* d_u, int d_u_pitch, const Columns& columns,
                        int rank, const StepScalars* scalars) {
     __shared__ float parts[THREADS];
     int module = blockIdx.y, count = columns.count.at(module);
-    int split = THREADS / rank, part = threadIdx.x / rank, k = threadIdx.x % rank;
+    int rank0 = blockIdx.z * PLAIN_RANKS, own = min(rank - rank0, PLAIN_RANKS);
+    int split = THREADS / own, part = threadIdx.x / own, k = threadIdx.x % own;
     const T* row = d_y + (u64)blockIdx.x * d_y_pitch + columns.start.at(module);
-    const T* weights = b.at(module);
+    const T* weights = b.at(module) + rank0;
     float sum = 0.0f;
     if (part < split) {
         for (int c = part; c < count; c += split) sum += to_float(row[c]) * to_float(weights[(u64)c * rank + k]);
@@ -33,59 +34,69 @@ __device__ void grad_u(const T* d_y, int d_y_pitch, const Each<const T*>& b, flo
     parts[threadIdx.x] = sum;
     __syncthreads();
     if (part > 0) return;
-    for (int i = 1; i < split; ++i) sum += parts[i * rank + k];
-    d_u[(u64)blockIdx.x * d_u_pitch + module * rank + k] = scalars->lora_scale * sum;
+    for (int i = 1; i < split; ++i) sum += parts[i * own + k];
+    d_u[(u64)blockIdx.x * d_u_pitch + module * rank + rank0 + k] = scalars->lora_scale * sum;
 }
 
-// acc[slot] = sum over tokens of left[token][rank warp + 8 slot] right(token): right gives the lane's column.
+// acc[slot] = sum over tokens of left[token][warp + 8 slot] right(token), `ranks` being left: right gives the lane's column.
 template <typename F>
-__device__ inline void outer(float (&acc)[8], const float* left, int pitch, int rank, int start, int end, F right) {
+__device__ inline void outer(float (&acc)[SLOTS], const float* left, int pitch, int ranks, int start, int end, F right) {
     int warp = threadIdx.x / WARP;
     for (int token = start; token < end; ++token) {
         float v = right(token);
 #pragma unroll
-        for (int slot = 0; slot < 8; ++slot) {
-            if (warp + 8 * slot < rank) acc[slot] += left[(u64)token * pitch + warp + 8 * slot] * v;
+        for (int slot = 0; slot < SLOTS; ++slot) {
+            if (warp + WARPS * slot < ranks) acc[slot] += left[(u64)token * pitch + warp + WARPS * slot] * v;
         }
     }
 }
 
-// Blocks (32 features, slice, module).
+// The part of the work that a block does: blocks (32 columns, slice, (module, 64 ranks)).
+struct Part {
+    int module, rank0;
+};
+__device__ inline Part part_of(int rank) {
+    int groups = (rank + PLAIN_RANKS - 1) / PLAIN_RANKS;
+    return Part{(int)blockIdx.z / groups, (int)blockIdx.z % groups * PLAIN_RANKS};
+}
+
 template <typename T>
 __device__ void grad_a(const T* x, int x_pitch, const float* d_u, int d_u_pitch, float* part_a, int modules, int tokens, int slice,
                        int features, int rank, const Dropout& dropout, const StepScalars* scalars) {
-    int module = blockIdx.z, warp = threadIdx.x / WARP, f = blockIdx.x * WARP + threadIdx.x % WARP;
+    auto [module, rank0] = part_of(rank);
+    int warp = threadIdx.x / WARP, f = blockIdx.x * WARP + threadIdx.x % WARP;
     int start = blockIdx.y * slice, end = min(tokens, start + slice);
     if (f >= features) return;
     bool drop = drops(dropout, scalars);
     uint2 key = drop ? dropout_key(scalars, dropout.layer, dropout.modules.at(module)) : make_uint2(0, 0);
-    float acc[8] = {};
-    outer(acc, d_u + module * rank, d_u_pitch, rank, start, end, [&](int token) {
+    float acc[SLOTS] = {};
+    outer(acc, d_u + module * rank + rank0, d_u_pitch, rank - rank0, start, end, [&](int token) {
         bool keep = !drop || keeps(key, scalars->drop_threshold, token_of(dropout, token, end), f);
         return keep ? to_float(x[(u64)token * x_pitch + f]) : 0.0f;
     });
 #pragma unroll
-    for (int slot = 0; slot < 8; ++slot) {
-        int k = warp + 8 * slot;
+    for (int slot = 0; slot < SLOTS; ++slot) {
+        int k = rank0 + warp + WARPS * slot;
         if (k < rank) part_a[((u64)(blockIdx.y * modules + module) * rank + k) * features + f] = acc[slot];
     }
 }
 
-// Blocks (32 columns, slice, module).
 template <typename T>
 __device__ void grad_b(const T* d_y, int d_y_pitch, const float* u, int u_pitch, float* part_b, const Columns& columns, int tokens,
                        int slice, int rank) {
-    int module = blockIdx.z, warp = threadIdx.x / WARP, c = blockIdx.x * WARP + threadIdx.x % WARP;
+    auto [module, rank0] = part_of(rank);
+    int warp = threadIdx.x / WARP, c = blockIdx.x * WARP + threadIdx.x % WARP;
     int start = blockIdx.y * slice, end = min(tokens, start + slice);
     if (c >= columns.count.at(module)) return;
     int before = (module > 0 ? columns.count.of[0] : 0) + (module > 1 ? columns.count.of[1] : 0);
     int rows = columns.count.of[0] + columns.count.of[1] + columns.count.of[2];
     const T* column = d_y + columns.start.at(module) + c;
-    float acc[8] = {};
-    outer(acc, u + module * rank, u_pitch, rank, start, end, [&](int token) { return to_float(column[(u64)token * d_y_pitch]); });
+    float acc[SLOTS] = {};
+    outer(acc, u + module * rank + rank0, u_pitch, rank - rank0, start, end,
+          [&](int token) { return to_float(column[(u64)token * d_y_pitch]); });
 #pragma unroll
-    for (int slot = 0; slot < 8; ++slot) {
-        int k = warp + 8 * slot;
+    for (int slot = 0; slot < SLOTS; ++slot) {
+        int k = rank0 + warp + WARPS * slot;
         if (k < rank) part_b[((u64)blockIdx.y * rows + before + c) * rank + k] = acc[slot];
     }
 }

@@ -340,11 +340,11 @@ fn options_that_do_not_fit_are_refused() {
 #[test]
 fn a_rank_that_gpu_kernels_do_not_take_is_refused_before_a_gpu_is_asked() {
     let config = tiny_config();
-    let (weights, wide) = (random_model(&config, 3), random_adapter(&config, 65, 8.0, 5));
+    let (weights, wide) = (random_model(&config, 3), random_adapter(&config, 1025, 8.0, 5));
     let on_gpu = TrainOptions { device: ComputeDevice::Cuda { id: 0 }, ..options() };
     let refused = Trainer::new(&config, &weights, Some(&wide), on_gpu).map(|_| ());
     let message = refused.unwrap_err().to_string();
-    assert!(message.starts_with("adapters of rank 65: on a GPU it is at most 64;"), "{message}");
+    assert!(message.starts_with("adapters of rank 1025: on a GPU it is at most 1024;"), "{message}");
     assert!(Trainer::new(&config, &weights, Some(&wide), options()).is_ok());
 }
 

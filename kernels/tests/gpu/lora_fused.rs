@@ -314,6 +314,9 @@ fn the_gradient_of_a_norm_with_adapters_behind_it_equals_plain_loops() {
         case((33, 72), 2, &[8], Some(0)),
         case((17, 328), 34, &[72, 16], Some(9_000)),
         case((1, 8), 10, &[16], Some(30_000)),
+        case((70, 96), 100, &[120, 8, 64], Some(19_661)),
+        case((35, 896), 128, &[896, 128, 128], Some(3277)),
+        case((20, 1024), 256, &[64, 64], None),
         // more blocks than any device has multiprocessors
         case((3201, 328), 16, &[64, 64, 8], Some(3277)),
         case((3130, 72), 8, &[72, 16], None),

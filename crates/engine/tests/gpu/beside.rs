@@ -33,20 +33,25 @@ fn gradients(case: &Case, options: CudaOptions, runs: u64) -> Vec<Vec<f32>> {
 #[test]
 fn what_runs_beside_changes_no_bit() {
     let config = Config { num_hidden_layers: 5, ..config(448, (7, 1), 1216, 1001, true) };
-    for (save, lengths) in [
-        (SavePolicy::All, &[512, 300, 1, 700, 2, 512, 21][..]),
-        (SavePolicy::NoGateUp, &[40, 1, 61][..]),
-        (SavePolicy::Input, &[300, 301, 302][..]),
+    for (rank, save, lengths) in [
+        (16, SavePolicy::All, &[512, 300, 1, 700, 2, 512, 21][..]),
+        (16, SavePolicy::NoGateUp, &[40, 1, 61][..]),
+        (16, SavePolicy::Input, &[300, 301, 302][..]),
+        (100, SavePolicy::All, &[512, 300, 1, 700, 2][..]),
+        (101, SavePolicy::NoGateUp, &[300, 301, 302][..]),
     ] {
         let case =
-            Case { name: "beside", config: config.clone(), rank: Some(16), dropout: true, save, lengths };
+            Case { name: "beside", config: config.clone(), rank: Some(rank), dropout: true, save, lengths };
         for precision in [Precision::Bf16Rounded, Precision::Float32] {
             let options = on_gpu(precision);
             let in_order = gradients(&case, CudaOptions { in_order: true, ..options }, 6);
             assert!(in_order[0] != in_order[1] && in_order.iter().flatten().any(|&g| g != 0.0));
             for graphs in [false, true] {
                 let beside = gradients(&case, CudaOptions { graphs, ..options }, 6);
-                assert!(beside == in_order, "{save:?} {precision:?} {lengths:?}, graphs {graphs}");
+                assert!(
+                    beside == in_order,
+                    "rank {rank} {save:?} {precision:?} {lengths:?}, graphs {graphs}"
+                );
             }
         }
     }

@@ -7,7 +7,7 @@ use model::weights::Weights;
 use model::{Dtype, init};
 
 /// The projections of the 0.5B shape, with fewer layers and tokens.
-fn narrow(layers: usize, vocab_size: usize) -> Config {
+pub(crate) fn narrow(layers: usize, vocab_size: usize) -> Config {
     Config {
         hidden_size: 896,
         intermediate_size: 4864,

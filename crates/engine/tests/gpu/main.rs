@@ -11,4 +11,5 @@ mod decode;
 mod golden;
 mod modules;
 mod operations;
+mod ranks;
 mod repeat;

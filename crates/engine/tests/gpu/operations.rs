@@ -53,6 +53,15 @@ fn cases() -> Vec<Case> {
             true,
             SavePolicy::NoGateUp,
         ),
+        plain("odd sizes, rank 65", config(24, (6, 2), 40, 50, true), Some(65), true, SavePolicy::All),
+        plain(
+            "heads of 64, rank 100",
+            config(448, (7, 1), 320, 1001, true),
+            Some(100),
+            true,
+            SavePolicy::NoGateUp,
+        ),
+        plain("rank 256", config(256, (4, 4), 192, 333, false), Some(256), false, SavePolicy::Input),
         plain(
             "no dropout, computed again",
             config(256, (4, 4), 192, 333, false),

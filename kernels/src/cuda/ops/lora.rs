@@ -1,7 +1,7 @@
 //! Low-rank adapters of a group of modules that share an input: `lora.cu`, and for the gradients `lora_grad.cu`,
 //! `lora_grad_input.cu` and `lora_plain.cu`.
 //!
-//! A group has `n` modules (1 to 3) of rank `r` (1 to 64): `A_m` is `r x K`, `B_m` is `N_m x r`, both without gaps and of the
+//! A group has `n` modules (1 to 3) of rank `r` (1 to 1,024): `A_m` is `r x K`, `B_m` is `N_m x r`, both without gaps and of the
 //! type of the activations. `u` is `T x (n r)` float32, the modules side by side; so is `d_u`, in float32 or bfloat16.
 //! The way forward runs on tensor cores in bfloat16 when `K` is a multiple of 8 and rows start at multiples of 16 bytes; the
 //! gradients do when `d_u` is in bfloat16, and refuse what does not fit there. Anything else takes plain loops.
@@ -33,9 +33,12 @@ pub static SOURCE: Source = Source { name: "lora.cu", text: include_str!("../../
 /// Modules of a group at most.
 pub const MODULES_MAX: usize = 3;
 /// The highest rank.
-pub const RANK_MAX: usize = 64;
-/// Ranks that a tensor-core kernel takes at once.
+pub const RANK_MAX: usize = 1024;
+/// Ranks that a block of a tensor-core kernel takes; where there are more, more blocks or turns do. The kernels inside of other
+/// operations' passes take no more than these, but for a norm's gradient.
 pub const RANKS: usize = 16;
+/// Ranks that a block of a plain kernel takes.
+const PLAIN_RANKS: usize = 64;
 /// Tokens of a block of the tensor-core kernel, and where they are few.
 const DOWN_TOKENS: usize = 32;
 const DOWN_TOKENS_FEW: usize = 16;
@@ -89,7 +92,8 @@ pub fn down(
         let grid = Grid { blocks, threads: down_threads(a.len()), shared: 0 };
         (format!("lora_down_mma_{}{suffix}", a.len()), grid, args.int(x.rows()))
     } else {
-        let grid = Grid { blocks: [x.rows(), a.len(), 1], threads: THREADS, shared: 0 };
+        let blocks = [x.rows(), a.len(), rank.div_ceil(PLAIN_RANKS)];
+        let grid = Grid { blocks, threads: THREADS, shared: 0 };
         (format!("lora_down_{}", x.dtype().suffix()), grid, args.int(a.len()))
     };
     let args = masking(args.int(x.cols()).int(rank), dropout).tensor(scalars);

@@ -2,8 +2,8 @@
 
 use super::sum::{Factor, Share, Sums};
 use super::{
-    Dropout, RANKS, THREADS, columns, each, flops, inner, masking, masks, scalars_fit, stat, up_weights,
-    weights,
+    Dropout, PLAIN_RANKS, RANKS, THREADS, columns, each, flops, inner, masking, masks, scalars_fit, stat,
+    up_weights, weights,
 };
 use crate::cuda::compile::Source;
 use crate::cuda::launch::{Args, Grid, Launch};
@@ -23,6 +23,8 @@ const UP_TOKENS: usize = 64;
 const UP_THREADS: usize = 128;
 /// Blocks that it wants.
 pub(super) const UP_BLOCKS: usize = 264;
+/// Up to this rank the slices of `d_B` don't depend on it; above, fewer of them keep their memory small.
+const RANKS_IN_ALL_SLICES: usize = 64;
 /// Features of a block of the kernel that reads `x`.
 const DOWN_COLS: usize = 64;
 const DOWN_THREADS: usize = 128;
@@ -85,9 +87,11 @@ impl Slices {
         Self::at_most(tokens, (DOWN_BLOCKS / blocks.max(1)).clamp(1, 64), UP_TOKENS)
     }
 
-    /// Of the sums of `d_B`: few where many columns make enough blocks.
-    fn of_b(tokens: usize, cols: &[(usize, usize)]) -> Self {
-        Self::at_most(tokens, UP_BLOCKS.div_ceil(tiles(cols).max(1)).min(64), UP_TOKENS)
+    /// Of the sums of `d_B`: few where many columns, or ranks beyond [`RANKS_IN_ALL_SLICES`], make enough blocks.
+    fn of_b(tokens: usize, rank: usize, cols: &[(usize, usize)]) -> Self {
+        let groups = if rank > RANKS_IN_ALL_SLICES { rank.div_ceil(RANKS) } else { 1 };
+        let blocks = groups * tiles(cols);
+        Self::at_most(tokens, UP_BLOCKS.div_ceil(blocks.max(1)).min(64), UP_TOKENS)
     }
 }
 
@@ -112,7 +116,7 @@ fn parts(
     rank: usize,
     cols: &[(usize, usize)],
 ) -> [usize; 2] {
-    let slices_b = Slices::of_b(tokens, cols).count;
+    let slices_b = Slices::of_b(tokens, rank, cols).count;
     [slices_a * cols.len() * rank * features, slices_b * total(cols) * rank]
 }
 
@@ -160,7 +164,8 @@ pub fn grad_inner(
     scalars_fit(&check, scalars)?;
     let args = each(Args::new().tensor(d_y).int(d_y.pitch()), b).tensor(d_u).int(d_u.pitch());
     let args = columns(args, cols).int(rank).tensor(scalars);
-    let grid = Grid { blocks: [d_y.rows(), b.len(), 1], threads: THREADS, shared: 0 };
+    let blocks = [d_y.rows(), b.len(), rank.div_ceil(PLAIN_RANKS)];
+    let grid = Grid { blocks, threads: THREADS, shared: 0 };
     let cost = Cost {
         flops: flops(d_y.rows(), total(cols), rank),
         bytes: (d_y.rows() * total(cols) * d_y.dtype().bytes()) as f64 + bytes(&[d_u]) + weights(b),
@@ -256,7 +261,7 @@ impl<'a> Job<'a> {
         masks(check, dropout, modules, tokens)?;
         scalars_fit(check, scalars)?;
         let parts = scratch(check, p, (tokens, features, rank), slices_a)?;
-        let slices_b = Slices::of_b(tokens, p.cols);
+        let slices_b = Slices::of_b(tokens, rank, p.cols);
         Ok(Job { p, dropout, scalars, tokens, features, rank, fast, slices_b, parts })
     }
 
@@ -333,19 +338,24 @@ impl<'a> Job<'a> {
         masking(args.int(self.features).int(self.rank), self.dropout).tensor(self.scalars)
     }
 
+    /// Modules times groups of the ranks that a block takes.
+    fn plain_items(&self) -> usize {
+        self.modules() * self.rank.div_ceil(PLAIN_RANKS)
+    }
+
     fn plain_b(&self) -> Result<Work, CudaError> {
         let Outer { d_y, u, cols, .. } = *self.p;
         let args = Args::new().tensor(d_y).int(d_y.pitch()).tensor(u).int(u.pitch());
         let args = columns(args.tensor(&self.parts.b), cols);
         let args = args.int(self.tokens).int(self.slices_b.tokens).int(self.rank);
         let most = cols.iter().map(|c| c.1).max().unwrap_or(0);
-        let blocks = [most.div_ceil(32), self.slices_b.count, self.modules()];
+        let blocks = [most.div_ceil(32), self.slices_b.count, self.plain_items()];
         let grid = Grid { blocks, threads: THREADS, shared: 0 };
         self.prepare(&PLAIN_SOURCE, self.plain("lora_grad_b"), grid, args, self.up_cost())
     }
 
     fn plain_a(&self, x: &Tensor, slices: Slices) -> Result<Work, CudaError> {
-        let blocks = [self.features.div_ceil(32), slices.count, self.modules()];
+        let blocks = [self.features.div_ceil(32), slices.count, self.plain_items()];
         let grid = Grid { blocks, threads: THREADS, shared: 0 };
         let args = self.down_args(x, slices);
         self.prepare(&PLAIN_SOURCE, self.plain("lora_grad_a"), grid, args, self.down_cost(x, slices))
@@ -406,8 +416,9 @@ mod tests {
     fn slices_cover_every_token_and_are_at_most_64() {
         let narrow = [(0, 8)];
         for tokens in [0, 1, 63, 64, 65, 1000, 4096, 4097, 8192, 8193, 65_536] {
-            let all = [Slices::of_a(tokens, 896, 16, 3), Slices::of_b(tokens, &narrow)];
-            for slices in all {
+            let of_a = [(16, 3), (1024, 3)].map(|(rank, modules)| Slices::of_a(tokens, 896, rank, modules));
+            let of_b = [16, 1024].map(|rank| Slices::of_b(tokens, rank, &narrow));
+            for slices in of_a.into_iter().chain(of_b) {
                 assert!(
                     slices.count <= 64 && slices.tokens.is_multiple_of(UP_TOKENS),
                     "{tokens}: {slices:?}"
@@ -421,7 +432,11 @@ mod tests {
         }
         assert_eq!(Slices::of_a(8192, 896, 16, 3), Slices { count: 12, tokens: 704 });
         assert_eq!(Slices::of_a(8192, 896, 16, 1), Slices { count: 32, tokens: 256 });
-        assert_eq!(Slices::of_b(8192, &[(0, 4864), (4864, 4864)]), Slices { count: 7, tokens: 1216 });
+        let gate_up = [(0, 4864), (4864, 4864)];
+        for rank in [1, 16, 64] {
+            assert_eq!(Slices::of_b(8192, rank, &gate_up), Slices { count: 7, tokens: 1216 });
+        }
+        assert_eq!(Slices::of_b(8192, 128, &gate_up), Slices { count: 1, tokens: 8192 });
     }
 
     #[test]
