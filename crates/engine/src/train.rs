@@ -5,7 +5,7 @@ use crate::any::{AnyBackend, AnyProgram, Purpose};
 use crate::api::{AdamW, LossSum, MicroBatch, Mode, StepOutcome, TrainOptions, TrainState};
 use crate::backend::{Backend, Caps, Inputs, NOTES, Note, Scalars, Slab};
 use crate::batch::{Packed, Packer, Prepared};
-use crate::cuda::WorkTime;
+use crate::cuda::{Limits, WorkTime, together};
 use crate::device::ComputeDevice;
 use crate::place::{Layout, place};
 use crate::plan::{
@@ -205,15 +205,31 @@ impl Trainer {
         Ok(self.params.table().iter().map(|(name, range)| (name.clone(), cut(range))).collect())
     }
 
-    /// Device time of a micro-batch's forward and backward by kind of work, longest first; empty on the CPU. Only for
-    /// looking: the trainer's gradients are garbage afterwards.
+    /// Device time of a step on one micro-batch by kind of work, longest first; empty on the CPU. Only for looking: the
+    /// trainer's parameters are garbage afterwards.
     ///
     /// # Errors
     /// When the micro-batch does not fit or the device fails.
     pub fn profile(&mut self, micro: &MicroBatch) -> Result<Vec<WorkTime>, EngineError> {
         let Packed { dims, index } = self.packer().pack(micro)?;
         let inputs = Inputs { dims, index, scalars: self.scalars() };
-        Ok(self.backend.profile(&self.programs.train, &inputs)?)
+        let dims = Dims { tokens: 0, loss_rows: 0, seqs: 0, chunk: 1 };
+        let none = Inputs { dims, index: Arc::default(), scalars: inputs.scalars };
+        let Programs { train, zero, update, .. } = &self.programs;
+        let mut times = Vec::new();
+        for (program, inputs) in [(zero, &none), (train, &inputs), (update, &none)] {
+            times.extend(self.backend.profile(program, inputs)?);
+        }
+        Ok(together(times))
+    }
+
+    /// What the device reaches on large matrices, which takes some of its free memory for a moment; `None` on the CPU or
+    /// where there is none free.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn limits(&self) -> Result<Option<Limits>, EngineError> {
+        Ok(self.backend.limits()?)
     }
 
     /// Name of the GPU and bytes of its memory in use, by this process and others; `None` on the CPU.

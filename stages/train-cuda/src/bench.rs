@@ -12,7 +12,6 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use engine::cuda::WorkTime;
 use engine::device::{self, Build, DeviceRequest};
 use engine::{
     AdamW, ComputeDevice, EngineError, MicroBatch, Mode, Packer, Precision, Prepared, SavePolicy, Sequence,
@@ -25,7 +24,8 @@ use model::philox::{Purpose, Stream};
 use model::weights::Weights;
 use serde::Serialize;
 
-use crate::flops::{PEAK_GB_PER_S, PEAK_TFLOPS, per_token, utilisation};
+use crate::flops::{per_token, utilisation};
+use crate::op_table::table;
 use crate::params::TrainMode;
 use crate::telemetry::Telemetry;
 use crate::train::{MAKE_ROOM, is_without_context};
@@ -74,8 +74,8 @@ struct Arguments {
     /// Go on for so many seconds after the timed steps while NVML says how busy the GPU is; 0: not at all.
     #[arg(long, default_value_t = 3.0)]
     busy_seconds: f64,
-    /// Also print the device time of each kind of work of the last shape that fits; the driver must be one for CUDA 12.8 or
-    /// later.
+    /// Also print the device time of each kind of work of every shape, against what this device reaches at most; the driver
+    /// must be one for CUDA 12.8 or later.
     #[arg(long)]
     profile_ops: bool,
 }
@@ -94,7 +94,7 @@ struct Line {
     min_ms: f64,
     max_ms: f64,
     tokens_per_s: f64,
-    /// Operations of the model's products, forward and backward, over those of [`PEAK_TFLOPS`].
+    /// Operations of the model's products, forward and backward, over those of [`crate::flops::PEAK_TFLOPS`].
     mfu: f64,
     /// By NVML, the share of time with any work, after the first second of steps without a pause; absent if not read.
     busy_percent: Option<f64>,
@@ -171,8 +171,7 @@ fn run(arguments: &Arguments) -> Result<(), Failed> {
         if let Some(why) = silent.filter(|_| i == 0) {
             let _ = writeln!(std::io::stderr(), "warning: {why}");
         }
-        let is_profiled = arguments.profile_ops && i + 1 == fitting.len();
-        let measured = measure(arguments, (&config, &weights), device, shape, &telemetry, is_profiled);
+        let measured = measure(arguments, (&config, &weights), device, shape, &telemetry);
         let text = match measured {
             Ok(text) => {
                 n_measured += 1;
@@ -244,7 +243,6 @@ fn measure(
     device: ComputeDevice,
     shape: (usize, usize),
     telemetry: &Telemetry,
-    is_profiled: bool,
 ) -> Result<String, Stopped> {
     let mut bench = Bench::new(arguments, config, weights, device, shape)?;
     let line = bench.measure(arguments, telemetry)?;
@@ -264,8 +262,8 @@ fn measure(
                 format!("{:.2} GiB by NVML ({scope})", gib(bytes))
             })
     ));
-    if is_profiled {
-        text.push_str(&table(&bench.trainer.profile(&bench.batches[0])?));
+    if arguments.profile_ops {
+        text.push_str(&table(&bench.trainer.profile(&bench.batches[0])?, bench.trainer.limits()?));
     }
     Ok(text)
 }
@@ -473,36 +471,6 @@ fn batch(config: &Config, (sequences, length): (usize, usize), number: u64) -> M
         Sequence { sample_id: id, input_ids: ids, labels }
     };
     MicroBatch { sequences: (0..sequences).map(sequence).collect() }
-}
-
-/// Kinds of work, longest first, with their share of the limits.
-fn table(times: &[WorkTime]) -> String {
-    let total: f64 = times.iter().map(|t| t.ms).sum();
-    let mut text = format!(
-        "{:48} {:>7} {:>9} {:>6} {:>9} {:>9} {:>7}\n",
-        "work", "runs", "ms", "share", "TFLOP/s", "GB/s", "limit"
-    );
-    for t in times {
-        let seconds = t.ms / 1e3;
-        let (tflops, gb) = (t.flops / seconds / 1e12, t.bytes / seconds / 1e9);
-        let limit = (tflops / PEAK_TFLOPS).max(gb / PEAK_GB_PER_S);
-        text.push_str(&format!(
-            "{:48} {:>7} {:>9.3} {:>5.1}% {:>9.1} {:>9.0} {:>6.1}%\n",
-            t.name,
-            t.launches,
-            t.ms,
-            100.0 * t.ms / total,
-            tflops,
-            gb,
-            100.0 * limit
-        ));
-    }
-    text.push_str(&format!(
-        "{:48} {:>7} {total:>9.3}\n",
-        "all",
-        times.iter().map(|t| t.launches).sum::<usize>()
-    ));
-    text
 }
 
 #[cfg(test)]

@@ -4,10 +4,8 @@ use model::config::Config;
 
 use crate::params::TrainMode;
 
-/// Rates that shares of a limit refer to: bfloat16 products and memory of an H200 as measured (see
-/// experiments/peers/README.md).
+/// What utilisation refers to, on every device: bfloat16 products of an H200 as measured (see experiments/peers/README.md).
 pub(crate) const PEAK_TFLOPS: f64 = 790.0;
-pub(crate) const PEAK_GB_PER_S: f64 = 4300.0;
 
 /// Floating-point operations of the products of one token, forward and backward: two a parameter forward, two backward
 /// for its input and, where it is trained, two for itself; attention at the mean causal length, its backward 2.5 times

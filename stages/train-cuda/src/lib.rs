@@ -13,6 +13,7 @@ mod live;
 mod maker;
 #[cfg(feature = "nvml")]
 mod nvml;
+mod op_table;
 mod outputs;
 mod params;
 mod schedule;

@@ -184,6 +184,22 @@ pub(super) fn bucket(dims: Dims, capacity: Dims, few_rows: bool) -> Dims {
     }
 }
 
+/// Every count of tokens that [`bucket`] gives beside the most loss rows, then every count of loss rows beside the most tokens.
+pub(super) fn buckets(capacity: Dims, few_rows: bool) -> Vec<Dims> {
+    let mut all = Vec::new();
+    let mut tokens = 0;
+    while tokens < capacity.tokens {
+        tokens = bucket(Dims { tokens: tokens + 1, ..capacity }, capacity, few_rows).tokens;
+        all.push(Dims { tokens, ..bucket(capacity, capacity, few_rows) });
+    }
+    let mut loss_rows = 0;
+    while loss_rows < capacity.loss_rows {
+        loss_rows = bucket(Dims { loss_rows: loss_rows + 1, ..capacity }, capacity, few_rows).loss_rows;
+        all.push(Dims { loss_rows, ..bucket(capacity, capacity, few_rows) });
+    }
+    all
+}
+
 /// A plan's parts that need `Order` and `Runs`.
 pub(super) fn wants_runs(plan: &Plan) -> bool {
     plan.ops().any(|op| matches!(op, crate::plan::Op::EmbedGrad { .. }))
@@ -295,6 +311,20 @@ mod tests {
                 assert_eq!(bucket(dims, CAPACITY, few_rows), dims, "{n}");
             }
         }
+    }
+
+    #[test]
+    fn every_bucket_is_listed() {
+        for few_rows in [false, true] {
+            let all = buckets(CAPACITY, few_rows);
+            let has = |is: &dyn Fn(&Dims) -> bool| all.iter().any(is);
+            for n in 1..=1000 {
+                let dims = bucket(Dims { tokens: n, loss_rows: n, ..CAPACITY }, CAPACITY, few_rows);
+                assert!(has(&|d| d.tokens == dims.tokens) && has(&|d| d.loss_rows == dims.loss_rows), "{n}");
+            }
+            assert!(all.iter().all(|&dims| bucket(dims, CAPACITY, few_rows) == dims), "{all:?}");
+        }
+        assert!(buckets(Dims { tokens: 0, loss_rows: 0, ..CAPACITY }, false).is_empty());
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod fused;
 mod inputs;
 mod lower;
 mod packed;
+mod profile;
 mod store;
 
 use crate::api::Precision;
@@ -20,14 +21,15 @@ use crate::plan::{Dims, Mat, ModelParams, ParamId, Place, Plan, Rows};
 use crate::verify::verify;
 use choice::Choices;
 use fused::{CLAIMS, Fusion, Room, room};
-use inputs::{Block, bucket, wants_runs};
+use inputs::{Block, bucket, buckets, wants_runs};
 use kernels::cuda::{
-    CudaError, Dtype, Event, Gpu, Graph, Memory, Piece, Pinned, Schedule, Tensor, WORKSPACE_BYTES, ops,
-    run_all,
+    CudaError, Dtype, Event, Gpu, Graph, Memory, Pinned, Schedule, Tensor, WORKSPACE_BYTES, ops, run_all,
 };
 use kernels::sample::Draw;
 use lower::{Lowering, Numbered, view};
 use model::nf4::Nf4;
+pub(crate) use profile::together;
+pub use profile::{Limits, WorkTime};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -271,57 +273,6 @@ impl Cuda {
     }
 }
 
-/// Device time of one kind of work in one run of a program.
-#[derive(Debug, Clone, PartialEq)]
-pub struct WorkTime {
-    /// The kernel's name.
-    pub name: String,
-    pub launches: usize,
-    /// Sum over the launches.
-    pub ms: f64,
-    /// What the launches compute, and what they move when everything is read and written once.
-    pub flops: f64,
-    pub bytes: f64,
-}
-
-/// Runs of each launch between two events.
-const PROFILE_REPEATS: usize = 5;
-
-impl Cuda {
-    /// Times every launch of a program by itself, repeated back to back; longest first. Gradients and activations are
-    /// garbage afterwards.
-    ///
-    /// # Errors
-    /// When the device fails.
-    pub fn profile(&mut self, program: &CudaProgram, inputs: &Inputs) -> Result<Vec<WorkTime>, BackendError> {
-        let dims = self.dims(program, inputs);
-        self.prepare(program, inputs, dims)?;
-        let pieces = self.lower(program, dims, true)?;
-        run_all(&self.gpu, pieces.iter().map(|(_, piece)| &piece.work))?;
-        let (start, end) = (Event::new(&self.gpu)?, Event::new(&self.gpu)?);
-        let mut times: BTreeMap<String, WorkTime> = BTreeMap::new();
-        for (_, Piece { work, .. }) in &pieces {
-            start.record()?;
-            for _ in 0..PROFILE_REPEATS {
-                work.run()?;
-            }
-            end.record()?;
-            end.wait()?;
-            let ms = f64::from(end.ms_since(&start)?) / PROFILE_REPEATS as f64;
-            let name = work.name().to_owned();
-            let empty = WorkTime { name: name.clone(), launches: 0, ms: 0.0, flops: 0.0, bytes: 0.0 };
-            let time = times.entry(name).or_insert(empty);
-            time.launches += 1;
-            time.ms += ms;
-            time.flops += work.cost().flops;
-            time.bytes += work.cost().bytes;
-        }
-        let mut all: Vec<WorkTime> = times.into_values().collect();
-        all.sort_by(|a, b| b.ms.total_cmp(&a.ms).then_with(|| a.name.cmp(&b.name)));
-        Ok(all)
-    }
-}
-
 /// What the backend is, before there is one.
 pub(crate) fn caps() -> Caps {
     Caps {
@@ -444,9 +395,13 @@ impl Backend for Cuda {
             variants: RefCell::new(BTreeMap::new()),
             uses: RefCell::new(0),
         };
-        // Shapes are checked, kernels compiled and algorithms chosen now, at the capacity, and not in the middle of a run.
+        // Shapes are checked, kernels compiled, algorithms chosen and partial sums given room now, for every count of rows
+        // that may come, and not in the middle of a run: fewer rows may take more room, because sums are cut in more parts.
         let capacity = program.plan.capacity;
-        self.lower(&program, bucket(capacity, capacity, self.options.few_rows), true)?;
+        let dims = bucket(capacity, capacity, self.options.few_rows);
+        for dims in std::iter::once(dims).chain(buckets(capacity, self.options.few_rows)) {
+            self.lower(&program, dims, true)?;
+        }
         if let (true, Some(&logits)) = (self.options.few_rows, program.plan.outputs.first()) {
             let choices = Choices::new(&self.gpu, capacity.loss_rows)?;
             choices.work(&self.view(&program, logits, capacity)?)?;
