@@ -3,7 +3,8 @@
 use super::{Cuda, CudaProgram};
 use crate::backend::{BackendError, Inputs};
 use crate::plan::{Heads, Input, Op};
-use kernels::cuda::{Dtype, Event, Form, Matmul, Piece, Tensor, Work, ops, run_all};
+use kernels::cuda::{Dtype, Event, Form, Matmul, Piece, Tensor, Work, bf16_bits, ops, run_all};
+use model::philox::{Purpose, Stream};
 use std::collections::BTreeMap;
 
 /// Device time of one kind of work in one run of a program.
@@ -101,10 +102,14 @@ impl Cuda {
     }
 
     fn limits_at(&self, side: usize) -> Result<Limits, BackendError> {
+        // What tensor cores draw, and so their clock, depends on the values: equal ones would be too fast.
+        let noise = noise();
         let matrix = |what| -> Result<Tensor, BackendError> {
-            let memory = self.gpu.alloc(side * side * Dtype::Bf16.bytes(), what)?;
-            // Some finite number: what tensor cores draw, and so their clock, depends on the values.
-            memory.fill(0x3D)?;
+            let bytes = side * side * Dtype::Bf16.bytes();
+            let memory = self.gpu.alloc(bytes, what)?;
+            for start in (0..bytes).step_by(noise.len()) {
+                memory.write(start, &noise[..noise.len().min(bytes - start)])?;
+            }
             Ok(memory.dense(side, side, Dtype::Bf16)?)
         };
         let (a, b, c) = (matrix("a factor")?, matrix("a factor")?, matrix("a product")?);
@@ -123,6 +128,13 @@ impl Cuda {
             bytes_per_s: 3.0 * elements * Dtype::Bf16.bytes() as f64 / best(&sum)?,
         })
     }
+}
+
+/// Four megabytes of bfloat16 numbers between -1 and 1.
+fn noise() -> Vec<u8> {
+    let stream = Stream::new(0, Purpose::Weights, [0, 0, 0]);
+    let value = |i: u64| 2.0 * stream.uniform_at(i) - 1.0;
+    (0..2 << 20).flat_map(|i| bf16_bits(value(i)).to_le_bytes()).collect()
 }
 
 /// Longest first.
