@@ -188,6 +188,13 @@ impl Default for Params {
     }
 }
 
+const SMALL_TO_LARGE: &str = "1.2e-38 to 3.4e38, as float32 has them";
+
+/// Whether the optimizer's float32 holds it: 0 or infinity there would make weights NaN.
+fn is_normal(value: f64) -> bool {
+    value > 0.0 && (value as f32).is_normal()
+}
+
 impl Params {
     /// Fills in the preset and the defaults of `epochs` and `lr`, and checks every range.
     ///
@@ -240,16 +247,16 @@ impl Params {
         let ranges: [(&str, f64, bool, &str); 14] = [
             ("tokens_at_a_time", tokens as f64, tokens <= MOST_TOKENS, "0 to 1048576"),
             ("epochs", self.epochs() as f64, self.epochs() > 0, "1 or more"),
-            ("lr", self.lr(), self.lr().is_finite() && self.lr() > 0.0, "above 0"),
+            ("lr", self.lr(), is_normal(self.lr()), SMALL_TO_LARGE),
             ("warmup_ratio", self.warmup_ratio, (0.0..=1.0).contains(&self.warmup_ratio), "0 to 1"),
             ("min_lr_ratio", self.min_lr_ratio, (0.0..=1.0).contains(&self.min_lr_ratio), "0 to 1"),
             ("clip", self.clip, self.clip.is_finite() && self.clip >= 0.0, "0 or more"),
             ("weight_decay", self.weight_decay, (0.0..=1.0).contains(&self.weight_decay), "0 to 1"),
             ("beta1", self.beta1, (0.0..1.0).contains(&self.beta1), "0 up to, not including, 1"),
             ("beta2", self.beta2, (0.0..1.0).contains(&self.beta2), "0 up to, not including, 1"),
-            ("eps", self.eps, self.eps.is_finite() && self.eps > 0.0, "above 0"),
+            ("eps", self.eps, is_normal(self.eps), SMALL_TO_LARGE),
             ("rank", f64::from(self.rank), (1..=1024).contains(&self.rank), "1 to 1024"),
-            ("alpha", self.alpha, self.alpha.is_finite() && self.alpha > 0.0, "above 0"),
+            ("alpha", self.alpha, is_normal(self.alpha), SMALL_TO_LARGE),
             ("dropout", self.dropout, (0.0..=MOST_DROPOUT).contains(&self.dropout), "0 up to 65535/65536"),
             ("keep", f64::from(self.keep), (1..=3).contains(&self.keep), "1 to 3"),
         ];

@@ -286,7 +286,7 @@ impl Run<'_> {
         }
         match self.store.good_step() {
             Some(step) => format!("the last good checkpoint, of step {step}, is in {dir}"),
-            None => format!("there is no good checkpoint in {dir}: no state was saved before the loss rose"),
+            None => format!("there is no good checkpoint in {dir}: no state was saved that went well"),
         }
     }
 

@@ -205,4 +205,10 @@ fn unknown_and_wrong_parameters() {
     case.fails(&["learning_rate=1"], &[], 2, &["there is no parameter `learning_rate`"]);
     case.fails(&["batch=0"], &[], 2, &["parameter batch"]);
     case.fails(&["preset=h8"], &[], 2, &["preset", "h9"]);
+    for (name, value) in
+        [("eps", "1e-300"), ("eps", "0"), ("lr", "1e300"), ("lr", "1e-60"), ("alpha", "1e39")]
+    {
+        case.fails(&[&format!("{name}={value}")], &[], 2, &[&format!("parameter {name}"), "1.2e-38"]);
+    }
+    case.fails(&["tokens_at_a_time=2000000"], &[], 2, &["parameter tokens_at_a_time"]);
 }
