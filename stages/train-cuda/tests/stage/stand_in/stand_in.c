@@ -101,7 +101,7 @@ int cuMemcpyDtoHAsync_v2(void *to, address from, size_t n, void *s) { (void)s; A
 int cuMemcpyDtoDAsync_v2(address to, address from, size_t n, void *s) { (void)s; memmove((void *)(uintptr_t)to, (void *)(uintptr_t)from, n); return OK; }
 int cuMemsetD8Async(address to, unsigned char byte, size_t n, void *s) { (void)s; memset((void *)(uintptr_t)to, byte, n); return OK; }
 
-int cuStreamCreateWithPriority(void **stream, unsigned flags, int priority) { (void)flags; (void)priority; *stream = handle(); return OK; }
+int cuStreamCreateWithPriority(void **stream, unsigned flags, int priority) { (void)flags; (void)priority; ANSWER(); *stream = handle(); return OK; }
 int cuStreamDestroy_v2(void *stream) { free(stream); return OK; }
 int cuStreamSynchronize(void *stream) { (void)stream; ANSWER(); return OK; }
 int cuStreamWaitEvent(void *stream, void *event, unsigned flags) { (void)stream; (void)event; (void)flags; return OK; }
