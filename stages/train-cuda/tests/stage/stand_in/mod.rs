@@ -57,7 +57,7 @@ impl Case {
         let more = [&self.more[..], more].concat();
         let tokens = self.dir.path().join("tokens");
         let mut command = program(&args(&golden("qwen2-tiny/model"), &tokens, &self.out(), &more));
-        command.env("LD_LIBRARY_PATH", self.dir.path().join("lib"));
+        command.env("LD_LIBRARY_PATH", self.dir.path().join("lib")).env_remove("CUDA_VISIBLE_DEVICES");
         // What the stand-in "compiles" must not reach the user's cache.
         command.env("TESTFORGE_KERNEL_CACHE", self.dir.path().join("cubins"));
         for (name, value) in gpu {
@@ -107,6 +107,10 @@ fn memory_that_is_short_from_the_start_is_said_to_be_that() {
     for fail in ["cuModuleLoadData:1:2", "cuMemAllocHost_v2:1:2", "cuMemAlloc_v2:1:2"] {
         let said = case.expect(&[], &[("FAIL", fail)], 3, &["does not fit: out of"]);
         assert!(said.contains("memory") && said.contains("raise vram_limit_mb"), "{said}");
+    }
+    // Not even a context: others hold the GPU, and may leave it.
+    for fail in ["cuDevicePrimaryCtxRetain:1:2", "cublasLtCreate:1:3"] {
+        case.expect(&[], &[("FAIL", fail)], 75, &["Stand-in 0 has no room for a context"]);
     }
 }
 

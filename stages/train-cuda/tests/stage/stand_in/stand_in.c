@@ -4,6 +4,7 @@
  *
  * STAND_IN_CAPABILITIES  "7.5,9.0": one device each
  * STAND_IN_TOTAL_MB      memory of a device
+ * CUDA_VISIBLE_DEVICES   empty: there is none
  * STAND_IN_FAIL          "cuGraphLaunch:20:214": from its 20th call on a function answers with 214
  */
 #include <stdint.h>
@@ -12,7 +13,7 @@
 #include <string.h>
 
 typedef unsigned long long address;
-enum { OK = 0, INVALID = 1, OUT_OF_MEMORY = 2 };
+enum { OK = 0, INVALID = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100 };
 
 /* What a call named `name` answers the `calls`-th time. */
 static int answer(const char *name, int *calls) {
@@ -43,7 +44,12 @@ static const char *capabilities(void) {
 static void *handle(void) { return malloc(8); }
 
 /* The driver. */
-int cuInit(unsigned flags) { (void)flags; ANSWER(); return OK; }
+int cuInit(unsigned flags) {
+    const char *visible = getenv("CUDA_VISIBLE_DEVICES");
+    (void)flags;
+    ANSWER();
+    return visible && !*visible ? NO_DEVICE : OK;
+}
 int cuDriverGetVersion(int *version) { *version = 13000; return OK; }
 int cuDeviceGetCount(int *count) {
     *count = 1;
