@@ -6,10 +6,13 @@ use kernels::cuda::ops::elementwise::{self, Activation};
 use kernels::cuda::ops::layer_norm::{self, Statistics};
 use kernels::cuda::ops::optimizer::{self, Conditions, Slabs};
 use kernels::cuda::ops::rms_norm::{self, Residual};
-use kernels::cuda::ops::{StepScalars, cross_entropy, embed, rows, sample, softmax};
-use kernels::cuda::{Dtype, Event, Graph, Schedule, Tensor, Work};
+use kernels::cuda::ops::{
+    StepScalars, attention_paged, cross_entropy, embed, rope, rows, sample, softmax, sum_parts,
+};
+use kernels::cuda::{Dtype, Event, Finish, Graph, Schedule, Tensor, Work};
 use kernels::sample::{Draw, WORDS};
 use std::sync::Arc;
+use std::time::Instant;
 
 const T: usize = 8192;
 const C: usize = 896;
@@ -21,7 +24,7 @@ const TRAINABLE: usize = 8_798_208;
 const ROUND: f64 = 400e6;
 
 /// Numbers that repeat after 64 rows, not zero: speed may depend on what is moved.
-fn filled(rows: usize, cols: usize, dtype: Dtype) -> Tensor {
+pub(crate) fn filled(rows: usize, cols: usize, dtype: Dtype) -> Tensor {
     const PERIOD: usize = 64;
     let dense = |rows: usize| {
         gpu().alloc(rows * cols * dtype.bytes(), "a bench").unwrap().dense(rows, cols, dtype).unwrap()
@@ -68,6 +71,33 @@ fn line(shape: &str, limit: f64, make: impl FnMut() -> Vec<Work>) {
     println!("{name:<34} {shape:<22} {:>9.1} us {rate:>8.0} GB/s {:>5.0} %", ms * 1e3, 100.0 * rate / limit);
 }
 
+/// Rotations of queries and keys, writing to a cache, and the sum of a product's parts.
+fn turning(dtype: Dtype) {
+    let limit = limit();
+    let positions: Vec<u32> = (0..T as u32).map(|t| t % 512).collect();
+    let (positions, table) = (integers(&positions, 1), filled(512, 64, Dtype::F32));
+    for inverse in [false, true] {
+        line(&format!("{T} x 16 heads of 64"), limit, || {
+            vec![rope::apply(&filled(T, 1024, dtype), &positions, &table, 64, inverse).unwrap()]
+        });
+    }
+    let index: Vec<u32> = (0..T as u32).map(|t| t * 5 % T as u32).collect();
+    let index = integers(&index, 1);
+    line(&format!("{T} x 256"), limit, || {
+        vec![attention_paged::cache_write(&filled(T, 256, dtype), &index, &filled(T, 256, dtype)).unwrap()]
+    });
+    for (parts, rows, with) in [(2, 9728, false), (9, 896, false), (4, 1024, true)] {
+        let bias = filled(1, C, dtype);
+        line(&format!("{parts} of {rows} x {C}{}", if with { " finished" } else { "" }), limit, || {
+            let each =
+                filled(parts * rows, C, Dtype::F32).memory().dense(parts, rows * C, Dtype::F32).unwrap();
+            let addend = filled(rows, C, dtype);
+            let finish = Finish { addend: with.then_some(&addend), bias: with.then_some(&bias) };
+            vec![sum_parts::add(&each, &filled(rows, C, dtype), finish).unwrap()]
+        });
+    }
+}
+
 /// Bytes a second that a large copy moves on this device, as measured elsewhere; for the last column.
 fn limit() -> f64 {
     if gpu().properties().name.contains("H200") { 4300.0 } else { 3000.0 }
@@ -75,14 +105,17 @@ fn limit() -> f64 {
 
 #[test]
 fn bench_elementwise() {
+    let start = Instant::now();
     println!("{} (limit {} GB/s)", gpu().properties().name, limit());
     for dtype in [Dtype::Bf16, Dtype::F32] {
         norms(dtype);
         activations(dtype);
         picking(dtype);
+        turning(dtype);
     }
     losses();
     updates();
+    println!("bench_elementwise took {:.1} s", start.elapsed().as_secs_f64());
 }
 
 fn norms(dtype: Dtype) {
@@ -112,6 +145,12 @@ fn norms(dtype: Dtype) {
         let (mean, rstd) = (stat(), stat());
         let kept = Statistics { mean: &mean, rstd: &rstd };
         vec![layer_norm::backward(&x(), &w, kept, &x(), &x()).unwrap()]
+    });
+    let other = filled(1, C, Dtype::F32);
+    line(&shape, limit, || {
+        let (mean, rstd) = (stat(), stat());
+        let kept = Statistics { mean: &mean, rstd: &rstd };
+        vec![layer_norm::weight_grad(&x(), kept, &x(), &sum, &other).unwrap()]
     });
     line(&shape, limit, || vec![softmax::forward(&x(), &x()).unwrap()]);
     line(&shape, limit, || vec![softmax::backward(&x(), &x(), &x()).unwrap()]);
@@ -156,6 +195,7 @@ fn picking(dtype: Dtype) {
     let x = || filled(T, C, dtype);
     line(&shape, limit, || vec![rows::gather(&x(), &column(&index), &x()).unwrap()]);
     line(&shape, limit, || vec![rows::put(&x(), &column(&index), &x()).unwrap()]);
+    line(&shape, limit, || vec![rows::scatter_inverse(&x(), &column(&index), &x()).unwrap()]);
     // text repeats few tokens often: as many as one in ten is the same
     let text: Vec<u32> = ids.iter().map(|&id| if id % 10 == 0 { 220 } else { id % 3000 }).collect();
     let (order, mut starts, count) = embed::runs(&text);
@@ -233,6 +273,7 @@ fn updates() {
         ("one rule", &all_decay, false),
         ("one rule, copy", &all_decay, true),
         ("290 rules, copy", &many, true),
+        ("adam, copy", &all_decay, true),
     ] {
         line(&format!("{TRAINABLE} {shape}"), limit, || {
             let float = || slab(Dtype::F32);
@@ -242,7 +283,11 @@ fn updates() {
             let slabs =
                 Slabs { master: &master, gradient: &gradient, m: &m, v: &v, copy: copy.then_some(&rounded) };
             let conditions = Conditions { norm: &norm, scalars: &s, segments, flag: None };
-            vec![optimizer::adamw(slabs, conditions).unwrap()]
+            let adam = shape.starts_with("adam");
+            vec![match adam {
+                true => optimizer::adam(slabs, conditions, 0.01).unwrap(),
+                false => optimizer::adamw(slabs, conditions).unwrap(),
+            }]
         });
     }
     line(&format!("{TRAINABLE}"), limit, || {

@@ -131,6 +131,42 @@ fn bench_lora() {
     }
 }
 
+/// The plain kernels: float32.
+#[test]
+fn bench_lora_plain() {
+    let mut rng = Random::new("bench_lora_plain");
+    println!("{}: {TOKENS} tokens, rank {RANK}, float32", gpu().properties().name);
+    let step = StepScalars { lora_scale: 2.0, drop_threshold: 3277, ..StepScalars::default() };
+    let scalars = bytes_of(&step.to_bytes());
+    let (samples, positions) = counters(TOKENS);
+    for (name, features, counts) in GROUPS {
+        let (outputs, width, f32): (usize, usize, Dtype) =
+            (counts.iter().sum(), counts.len() * RANK, Dtype::F32);
+        let modules: Vec<u32> = (0..counts.len() as u32).collect();
+        let masks = lora::Dropout { samples: &samples, positions: &positions, layer: 1, modules: &modules };
+        let mut new = |rows: usize, cols: usize| filled(&mut rng, (rows, cols), f32, 0.1);
+        let [x, d_x] = [0, 1].map(|_| new(TOKENS, features));
+        let (d_y, u, d_u) = (new(TOKENS, outputs), new(TOKENS, width), new(TOKENS, width));
+        let a: Vec<Tensor> = counts.iter().map(|_| new(RANK, features)).collect();
+        let d_a: Vec<Tensor> = counts.iter().map(|_| new(RANK, features)).collect();
+        let b: Vec<Tensor> = counts.iter().map(|&n| new(n, RANK)).collect();
+        let d_b: Vec<Tensor> = counts.iter().map(|&n| new(n, RANK)).collect();
+        let cols: Vec<(usize, usize)> =
+            (0..counts.len()).map(|m| (counts[..m].iter().sum(), counts[m])).collect();
+        let scratch = poisoned((1, lora::scratch_bytes(TOKENS, features, RANK, &cols)), 0, Dtype::U8);
+        let outer =
+            lora::Outer { u: &u, d_y: &d_y, cols: &cols, d_u: &d_u, d_a: &d_a, d_b: &d_b, scratch: &scratch };
+        let mut sums = lora::Sums::new();
+        let params = lora::Params { x: &x, outer };
+        let mut works = vec![lora::down(&x, &a, &u, Some(&masks), &scalars, None).unwrap()];
+        works.push(lora::up(&u, &b, &d_y, &cols, &scalars).unwrap());
+        works.push(lora::grad_inner(&d_y, &b, &cols, &d_u, &scalars).unwrap());
+        works.extend(lora::grad_params(&params, Some(&masks), &scalars, &mut sums).unwrap());
+        works.push(lora::grad_input(&d_u, &a, &d_x, Some(&masks), &scalars).unwrap());
+        works.into_iter().for_each(|work| line(name, TOKENS, vec![work], 1));
+    }
+}
+
 /// What stands inside of SwiGLU and the norms, for one layer.
 #[test]
 fn bench_lora_fused() {

@@ -11,7 +11,7 @@ const EPS: f64 = 1e-6;
 const DTYPE: Dtype = Dtype::F32;
 
 /// Gradient of `sum of d_out f(x)` by each element of `x`.
-fn differences(x: &[f64], d_out: &[f64], f: impl Fn(&[f64]) -> Vec<f64>) -> Vec<f64> {
+pub(crate) fn differences(x: &[f64], d_out: &[f64], f: impl Fn(&[f64]) -> Vec<f64>) -> Vec<f64> {
     let value = |x: &[f64]| -> f64 { f(x).iter().zip(d_out).map(|(y, d)| y * d).sum() };
     let h = 1e-5;
     let mut x = x.to_vec();

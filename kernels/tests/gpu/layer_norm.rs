@@ -1,5 +1,5 @@
 use crate::support::{
-    Kind, Random, close, close_beside, padding_untouched, poisoned, random, run, same_twice,
+    Kind, Random, close, close_beside, padding_untouched, poisoned, random, run_twice, same_twice,
 };
 use kernels::cuda::Dtype;
 use kernels::cuda::ops::layer_norm::{self, Statistics};
@@ -51,7 +51,8 @@ fn layer_norm_equals_plain_loops() {
                 })
                 .collect();
             let d_x = poisoned((rows, cols), pad, dtype);
-            run(&layer_norm::backward(&x.tensor, &w.tensor, kept, &d_out.tensor, &d_x).unwrap());
+            let work = layer_norm::backward(&x.tensor, &w.tensor, kept, &d_out.tensor, &d_x).unwrap();
+            same_twice(&format!("{what} backward"), &work, &d_x);
             // the terms of the difference, which cancel in a row of two columns
             let terms = (0..rows * cols).map(|i| (rstds[i / cols] * scaled(i)).abs()).fold(0.0, f64::max);
             close_beside(&format!("{what} backward"), &d_x, &expected, Kind::Reduction, terms);
@@ -60,7 +61,7 @@ fn layer_norm_equals_plain_loops() {
             let d_w = random(&mut rng, (1, cols), 0, Dtype::F32, 1.0);
             let d_b = random(&mut rng, (1, cols), 0, Dtype::F32, 1.0);
             let work = layer_norm::weight_grad(&x.tensor, kept, &d_out.tensor, &d_w.tensor, &d_b.tensor);
-            run(&work.unwrap());
+            run_twice(&format!("{what} weight"), &work.unwrap(), &[&d_w.tensor, &d_b.tensor]);
             let over_rows =
                 |c: usize, f: &dyn Fn(usize) -> f64| -> f64 { (0..rows).map(|row| f(row * cols + c)).sum() };
             let expected: Vec<f64> =

@@ -1,7 +1,8 @@
 use crate::lora_fused::gradients_of;
 use crate::philox::Masks;
 use crate::support::{
-    Kind, Matrix, Random, close, given, gpu, integers, padding_untouched, poisoned, random, run, same_twice,
+    Kind, Matrix, Random, close, given, gpu, integers, padding_untouched, poisoned, random, run, run_twice,
+    same_twice,
 };
 use kernels::cuda::ops::{StepScalars, lora};
 use kernels::cuda::{Dtype, Tensor, Work, bf16_bits, run_all};
@@ -253,7 +254,8 @@ fn lora_forward_equals_plain_loops() {
                 expected[i / count * case.outputs() + start + i % count] += f64::from(SCALE) * value;
             }
         }
-        run(&lora::up(&u.tensor, &op.b(), &y.tensor, &case.cols(), &op.scalars).unwrap());
+        let work = lora::up(&u.tensor, &op.b(), &y.tensor, &case.cols(), &op.scalars).unwrap();
+        run_twice(&format!("{what} y"), &work, &[&y.tensor]);
         close(&format!("{what} y"), &y.tensor, &expected, Kind::Product);
         padding_untouched(&what, &y.tensor);
         let after = y.tensor.read_rows().unwrap();
@@ -381,7 +383,7 @@ fn input_gradient(rng: &mut Random, what: &str, (case, fast): (&Case, bool), op:
     let dropout = op.dropout(case);
     let work = lora::grad_input(&d_u.tensor, &op.a(), &d_x.tensor, dropout.as_ref(), &op.scalars).unwrap();
     assert_eq!(work.name().contains("mma"), fast, "{what}: {}", work.name());
-    run(&work);
+    run_twice(&format!("{what} d_x"), &work, &[&d_x.tensor]);
     close(&format!("{what} d_x"), &d_x.tensor, &expected, Kind::Product);
     padding_untouched(what, &d_x.tensor);
 }

@@ -5,8 +5,8 @@ use crate::lora::{
     transposed,
 };
 use crate::support::{
-    Kind, Matrix, Random, close, close_beside, given, gpu, padding_untouched, poisoned, random, run,
-    same_twice,
+    Kind, Matrix, Random, close, close_beside, close_each, given, gpu, padding_untouched, poisoned, random,
+    run, same_twice,
 };
 use kernels::cuda::ops::{lora, rms_norm};
 use kernels::cuda::{Dtype, Tensor, Work, run_all};
@@ -73,6 +73,7 @@ fn rank_products_behind_swiglu_equal_those_of_its_output() {
         same_twice(&what, &work, &u);
         padding_untouched(&what, &u);
         close(&format!("{what} h"), &op.x, &h, Kind::Elementwise);
+        close_each(&format!("{what} h"), &op.x, &h, |_| 0.0, 20.0);
         products_of_the_input(&what, &case, &op, &u);
     }
 }

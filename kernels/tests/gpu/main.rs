@@ -10,8 +10,11 @@ mod attention;
 mod attention_paged;
 mod bench_elementwise;
 mod bench_lora;
+#[path = "../compare/mod.rs"]
+mod compare;
 mod cross_entropy;
 mod differences;
+mod differences_products;
 mod elementwise;
 mod embed;
 mod layer_norm;

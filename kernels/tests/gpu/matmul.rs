@@ -1,4 +1,6 @@
-use crate::support::{Kind, Random, close, gpu, padding_untouched, poisoned, random, run};
+use crate::support::{
+    Kind, Random, close, gpu, padding_untouched, poisoned, random, run, run_twice, same_twice,
+};
 use kernels::cuda::{
     Dtype, Finish, Form, Matmul, Tensor, WORKSPACE_BYTES, Work, few_rows, few_rows_bytes, split, split_bytes,
 };
@@ -30,14 +32,14 @@ fn products_equal_plain_loops() {
                 let expected = reference(form, sizes, &a.host, &b.host);
                 let what = format!("{form:?} {sizes:?} {input:?}>{output:?}");
                 let c = poisoned((m, n), 8, output);
-                run(&Work::from(Matmul::new(&workspace, form, (&a.tensor, &b.tensor, &c), false).unwrap()));
+                let work = Matmul::new(&workspace, form, (&a.tensor, &b.tensor, &c), false).unwrap();
+                same_twice(&what, &Work::from(work), &c);
                 close(&what, &c, &expected, Kind::Product);
                 padding_untouched(&what, &c);
                 let c = random(&mut rng, (m, n), 0, output, 1.0);
                 let added: Vec<f64> = expected.iter().zip(&c.host).map(|(x, y)| x + y).collect();
-                run(&Work::from(
-                    Matmul::new(&workspace, form, (&a.tensor, &b.tensor, &c.tensor), true).unwrap(),
-                ));
+                let work = Matmul::new(&workspace, form, (&a.tensor, &b.tensor, &c.tensor), true).unwrap();
+                run_twice(&format!("{what}, added"), &Work::from(work), &[&c.tensor]);
                 close(&format!("{what}, added"), &c.tensor, &added, Kind::Product);
             }
         }
@@ -64,7 +66,7 @@ fn a_finished_product_equals_plain_loops() {
                 };
                 let c = poisoned((m, n), 8, dtype);
                 let work = Matmul::finished(&workspace, Form::Nt, (&a.tensor, &b.tensor, &c), finish);
-                run(&Work::from(work.unwrap()));
+                same_twice(&what, &Work::from(work.unwrap()), &c);
                 let more = |i: usize| {
                     let addend = if with_addend { addend.host[i] } else { 0.0 };
                     addend + if with_bias { bias.host[i % n] } else { 0.0 }

@@ -1,5 +1,5 @@
 use crate::lora::bytes_of;
-use crate::support::{Random, given, gpu, padding_untouched, poisoned, run, same_twice};
+use crate::support::{Random, given, gpu, padding_untouched, poisoned, same_twice};
 use kernels::cuda::ops::nf4;
 use kernels::cuda::{Dtype, Tensor, bf16_bits};
 
@@ -84,8 +84,10 @@ fn nf4_equals_the_cpu_bit_for_bit() {
 #[test]
 fn nf4_with_quantised_maxima_equals_the_cpu_bit_for_bit() {
     let mut rng = Random::new("nf4 double");
-    for (rows, cols, pad) in shapes() {
-        let (count, what) = (rows * cols, format!("nf4 double {rows}x{cols}+{pad}"));
+    let types = [Dtype::Bf16, Dtype::F32];
+    for ((rows, cols, pad), dtype) in shapes().into_iter().flat_map(|shape| types.map(|dtype| (shape, dtype)))
+    {
+        let (count, what) = (rows * cols, format!("nf4 double {rows}x{cols}+{pad} {dtype:?}"));
         let mut source = Quantized::new(&mut rng, count);
         let blocks = count.div_ceil(64);
         let absmax_codes: Vec<u8> = (0..blocks).map(|_| rng.bits() as u8).collect();
@@ -93,7 +95,7 @@ fn nf4_with_quantised_maxima_equals_the_cpu_bit_for_bit() {
         let offset = 0.123_456_7f32;
         let maximum = |(i, &code): (usize, &u8)| table[usize::from(code)] * nested[i / 256] + offset;
         source.absmax = absmax_codes.iter().enumerate().map(maximum).collect();
-        let out = poisoned((rows, cols), pad, Dtype::Bf16);
+        let out = poisoned((rows, cols), pad, dtype);
         let row = |values: &[f32]| given(values, (1, values.len()), 0, Dtype::F32).tensor;
         let work = nf4::dequantize_double(
             &bytes_of(&source.codes),
@@ -104,7 +106,7 @@ fn nf4_with_quantised_maxima_equals_the_cpu_bit_for_bit() {
             &out,
         )
         .unwrap();
-        run(&work);
+        same_twice(&what, &work, &out);
         assert!(bits_of(&out) == source.bits(count), "{what}");
         padding_untouched(&what, &out);
     }

@@ -1,5 +1,6 @@
 use crate::support::{
-    Kind, Random, close, close_beside, given, gpu, padding_untouched, poisoned, random, run, same_twice,
+    Kind, Random, close, close_beside, given, gpu, padding_untouched, poisoned, random, run, run_twice,
+    same_twice,
 };
 use kernels::cuda::Dtype;
 use kernels::cuda::ops::elementwise;
@@ -61,7 +62,8 @@ fn rms_norm_equals_plain_loops() {
             };
             let expected: Vec<f64> = (0..rows * cols).map(grad).collect();
             let d_x = poisoned((rows, cols), 2, x_type);
-            run(&rms_norm::backward(&x.tensor, &w.tensor, &rstd, &d_out.tensor, &d_x, false).unwrap());
+            let work = rms_norm::backward(&x.tensor, &w.tensor, &rstd, &d_out.tensor, &d_x, false);
+            same_twice(&format!("{what} backward"), &work.unwrap(), &d_x);
             // the two terms of the difference, which cancel in a row of one column
             let terms = (0..rows * cols)
                 .map(|i| (r[i / cols] * d_out.host[i] * w.host[i % cols]).abs())
@@ -71,7 +73,8 @@ fn rms_norm_equals_plain_loops() {
 
             let d_x = random(&mut rng, (rows, cols), 0, x_type, 1.0);
             let added: Vec<f64> = expected.iter().zip(&d_x.host).map(|(a, b)| a + b).collect();
-            run(&rms_norm::backward(&x.tensor, &w.tensor, &rstd, &d_out.tensor, &d_x.tensor, true).unwrap());
+            let work = rms_norm::backward(&x.tensor, &w.tensor, &rstd, &d_out.tensor, &d_x.tensor, true);
+            run_twice(&format!("{what} backward, added"), &work.unwrap(), &[&d_x.tensor]);
             close_beside(&format!("{what} backward, added"), &d_x.tensor, &added, Kind::Reduction, terms);
 
             let d_w = random(&mut rng, (1, cols), 0, Dtype::F32, 1.0);
@@ -82,7 +85,8 @@ fn rms_norm_equals_plain_loops() {
                     d_w.host[c] + sum
                 })
                 .collect();
-            run(&rms_norm::weight_grad(&x.tensor, &rstd, &d_out.tensor, &d_w.tensor).unwrap());
+            let work = rms_norm::weight_grad(&x.tensor, &rstd, &d_out.tensor, &d_w.tensor).unwrap();
+            run_twice(&format!("{what} weight"), &work, &[&d_w.tensor]);
             close(&format!("{what} weight"), &d_w.tensor, &expected, Kind::Reduction);
         }
     }
@@ -105,7 +109,8 @@ fn the_norm_of_a_sum_equals_both_steps() {
             let (sum, out, rstd) = outputs();
             let (other_sum, other_out, other_rstd) = outputs();
             let residual = Residual { x: &x.tensor, addend: &addend.tensor, sum: &sum };
-            run(&rms_norm::forward_add(residual, &w.tensor, &out, &rstd, EPS as f32).unwrap());
+            let work = rms_norm::forward_add(residual, &w.tensor, &out, &rstd, EPS as f32).unwrap();
+            run_twice(&what, &work, &[&sum, &out, &rstd]);
             run(&elementwise::add(&x.tensor, &addend.tensor, &other_sum).unwrap());
             let work = rms_norm::forward(&other_sum, &w.tensor, &other_out, &other_rstd, EPS as f32);
             run(&work.unwrap());

@@ -1,4 +1,4 @@
-use crate::support::{Random, integers, padding_untouched, poisoned, random, run, same_twice};
+use crate::support::{Random, integers, padding_untouched, poisoned, random, run_twice, same_twice};
 use kernels::cuda::Dtype;
 use kernels::cuda::ops::rows;
 
@@ -62,7 +62,8 @@ fn scatter_is_the_gradient_of_gather_in_both_forms() {
             }
             let (first, second) =
                 (poisoned((x_rows, cols), pad, dtype), poisoned((x_rows, cols), pad, dtype));
-            rows::scatter(&d_out.tensor, &integers(&index, 1), &first).unwrap().iter().for_each(run);
+            let works = rows::scatter(&d_out.tensor, &integers(&index, 1), &first).unwrap();
+            works.iter().for_each(|work| run_twice(&what, work, &[&first]));
             let one = rows::scatter_inverse(&d_out.tensor, &integers(&inverse, 1), &second).unwrap();
             same_twice(&what, &one, &second);
             for d_x in [&first, &second] {

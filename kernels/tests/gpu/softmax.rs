@@ -46,7 +46,8 @@ fn softmax_equals_plain_loops() {
             let expected: Vec<f64> =
                 (0..rows * cols).map(|i| p[i] * (d_out.host[i] - dots[i / cols])).collect();
             let d_x = poisoned((rows, cols), pad, dtype);
-            run(&softmax::backward(&out, &d_out.tensor, &d_x).unwrap());
+            let work = softmax::backward(&out, &d_out.tensor, &d_x).unwrap();
+            same_twice(&format!("{what} backward"), &work, &d_x);
             // Shares and gradients are at most 1 and cancel where one share is all.
             close_beside(&format!("{what} backward"), &d_x, &expected, Kind::Reduction, 1.0);
             padding_untouched(&what, &d_x);

@@ -1,6 +1,7 @@
 //! A GPU, random inputs, poisoned outputs, and the one table of tolerances.
 
-use kernels::cuda::{Dtype, Gpu, Memory, Tensor, Work};
+use crate::compare::{self, Allowed};
+use kernels::cuda::{Dtype, Gpu, Memory, Tensor, Work, bf16_bits};
 use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -134,32 +135,70 @@ pub(crate) fn close(what: &str, got: &Tensor, expected: &[f64], kind: Kind) {
 /// As [`close`], where terms as large as `beside` cancel: an error counts relative to these when the result is smaller.
 #[track_caller]
 pub(crate) fn close_beside(what: &str, got: &Tensor, expected: &[f64], kind: Kind, beside: f64) {
-    let values = got.download().unwrap();
     let bound = tolerance(got.dtype(), kind);
-    assert_eq!(values.len(), expected.len(), "{what}: number of elements");
-    let largest = expected.iter().fold(beside, |largest, v| largest.max(v.abs()));
-    let allowed = bound * largest.max(1e-30);
-    let mut worst = (0, -1.0);
-    for (i, (&value, &reference)) in values.iter().zip(expected).enumerate() {
-        assert!(reference.is_finite(), "{what}: the reference is not finite at {i}");
-        let error = (f64::from(value) - reference).abs();
-        assert!(!error.is_nan(), "{what}: {value} at {i}, expected {reference}");
-        if error > worst.1 {
-            worst = (i, error);
+    match compare::largest(&got.download().unwrap(), expected, bound, beside) {
+        Ok(error) => {
+            println!("{what}: worst error {error:.2e} of the largest magnitude (at most {bound:.0e})")
         }
+        Err(wrong) => panic!("{what} ({} columns): {wrong}", got.cols()),
     }
-    let (i, error) = worst;
-    println!(
-        "{what}: worst error {:.2e} of the largest magnitude (at most {bound:.0e})",
-        error / largest.max(1e-30)
-    );
-    assert!(
-        error <= allowed,
-        "{what}: {} at {i} (column {}), expected {}",
-        values[i],
-        i % got.cols(),
-        expected[i]
-    );
+}
+
+/// The device's result against the reference, in the Frobenius norm relative to that of the reference.
+#[track_caller]
+pub(crate) fn close_in_norm(what: &str, got: &Tensor, expected: &[f64], bound: f64) {
+    match compare::norm(&got.download().unwrap(), expected, bound) {
+        Ok(error) => println!("{what}: {error:.2e} off in norm (at most {bound:.1e})"),
+        Err(wrong) => panic!("{what}: {wrong}"),
+    }
+}
+
+/// Each element by its own size: within one unit in the last place of the exact value's rounding in bfloat16, and within
+/// `roundings` times 2^-23 of its `terms`, what cancels in it, or of itself where that is larger.
+#[track_caller]
+pub(crate) fn close_each(
+    what: &str,
+    got: &Tensor,
+    expected: &[f64],
+    terms: impl Fn(usize) -> f64,
+    roundings: f64,
+) {
+    let allowed = Allowed { bf16: got.dtype() == Dtype::Bf16, roundings };
+    match compare::each(&got.download().unwrap(), expected, terms, allowed) {
+        Ok(worst) => println!("{what}: an element is off by {worst:.2} of what it may be"),
+        Err(wrong) => panic!("{what} ({} columns): {wrong}", got.cols()),
+    }
+}
+
+/// The bits of these numbers, rounded once to the type of the result.
+#[track_caller]
+pub(crate) fn same_bits(what: &str, got: &Tensor, expected: impl Iterator<Item = f32>) {
+    let round = |value: f32| match got.dtype() {
+        Dtype::Bf16 => f32::from_bits(u32::from(bf16_bits(value)) << 16),
+        _ => value,
+    };
+    let (values, expected): (Vec<f32>, Vec<f32>) = (got.download().unwrap(), expected.map(round).collect());
+    assert_eq!(values.len(), expected.len(), "{what}: number of elements");
+    if let Some(i) = (0..values.len()).find(|&i| values[i].to_bits() != expected[i].to_bits()) {
+        panic!("{what}: {:e} at {i} (column {}), expected {:e}", values[i], i % got.cols(), expected[i]);
+    }
+}
+
+/// Runs work, and once more on the same memory as before, whatever it adds to: the same bytes.
+#[track_caller]
+pub(crate) fn run_twice(what: &str, work: &Work, results: &[&Tensor]) {
+    let bytes = |tensor: &Tensor| {
+        let mut all = vec![0; tensor.memory().bytes()];
+        tensor.memory().read(0, &mut all).unwrap();
+        all
+    };
+    let before: Vec<Vec<u8>> = results.iter().map(|tensor| bytes(tensor)).collect();
+    run(work);
+    let first: Vec<Vec<u8>> = results.iter().map(|tensor| bytes(tensor)).collect();
+    results.iter().zip(&before).for_each(|(tensor, before)| tensor.memory().write(0, before).unwrap());
+    run(work);
+    let second: Vec<Vec<u8>> = results.iter().map(|tensor| bytes(tensor)).collect();
+    assert!(first == second, "{what}: two runs differ");
 }
 
 /// Running the same work twice gives the same bytes.

@@ -1,14 +1,14 @@
 //! Attention over packed sequences: `attention.cu`, and for bfloat16 with usual head dimensions `attention_flash.cu`,
 //! `attention_flash_grad.cu` and `attention_wgmma.cu`.
 //!
-//! Which [`Version`] runs depends on types, head dimension, alignment of the views and the device, never on lengths or load.
+//! Which [`Version`] runs depends on types, head dimension, alignment of the views and the device, for each [`Part`], never on lengths or load.
 //! `spans` is `T x 2` u32: the first token of each token's sequence and one past its last. Sequences follow one another, so
 //! both columns never fall. Every token sees itself, whatever its span says; no span makes a kernel read outside its views.
 
 use super::{Check, bytes};
 use crate::cuda::compile::Source;
 use crate::cuda::launch::{Args, Grid, Launch};
-use crate::cuda::{Cost, CudaError, Dtype, Tensor, Work};
+use crate::cuda::{Cost, CudaError, Dtype, Properties, Tensor, Work};
 
 /// The plain kernels.
 pub static SOURCE: Source = Source { name: "attention.cu", text: include_str!("../../../attention.cu") };
@@ -37,23 +37,54 @@ pub const MOST_DIM: usize = 256;
 pub enum Version {
     /// Any type and head dimension.
     Plain,
-    /// Products of one warp: bfloat16, head dimensions 32, 64 and 128, views aligned to 16 bytes.
+    /// Products of one warp: bfloat16, head dimensions 32, 64 and 128, views aligned to 16 bytes, on devices whose blocks
+    /// may have enough shared memory (128 KiB for the gradient by queries of 128).
     Warp,
     /// Products of four warps: of these, head dimension 64 on devices of compute capability 9.
     WarpGroup,
 }
 
+/// The kernels of a version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    Forward,
+    GradQ,
+    GradKv,
+}
+
+impl Part {
+    /// Bytes of shared memory that a block of [`Version::Warp`] takes.
+    fn warp_shared(self, dim: usize) -> usize {
+        match self {
+            Part::Forward => (FLASH_ROWS + 4 * FLASH_KEYS) * dim * 2,
+            Part::GradQ => (2 * FLASH_ROWS + 4 * FLASH_KEYS) * dim * 2,
+            Part::GradKv => {
+                let teams = if dim > 64 { 2 } else { 4 };
+                2 * FLASH_KEYS * dim * 2 + teams * 2 * TEAM_QUERIES * (2 * dim * 2 + 3 * 4)
+            }
+        }
+    }
+}
+
 impl Version {
-    /// The fastest that can work on these views.
+    /// The fastest that can do this part on these views.
     #[must_use]
-    pub fn best(tensors: &[&Tensor], heads: Heads) -> Version {
-        let usual = matches!(heads.dim, 32 | 64 | 128)
-            && tensors.iter().all(|tensor| tensor.dtype() == Dtype::Bf16 && tensor.is_aligned(16));
-        let hopper = tensors.iter().all(|t| t.memory().gpu().properties().compute_capability.0 == 9);
-        match (usual, hopper && heads.dim == 64) {
-            (false, _) => Version::Plain,
-            (true, false) => Version::Warp,
-            (true, true) => Version::WarpGroup,
+    pub fn best(part: Part, tensors: &[&Tensor], heads: Heads) -> Version {
+        let usual = tensors.iter().all(|tensor| tensor.dtype() == Dtype::Bf16 && tensor.is_aligned(16));
+        tensors.iter().fold(Version::WarpGroup, |best, tensor| {
+            best.min(Version::on(tensor.memory().gpu().properties(), part, usual, heads.dim))
+        })
+    }
+
+    /// The fastest on such a device; `usual`: bfloat16 at multiples of 16 bytes.
+    fn on(device: &Properties, part: Part, usual: bool, dim: usize) -> Version {
+        let fits = part.warp_shared(dim) <= device.shared_per_block as usize;
+        if !usual || !matches!(dim, 32 | 64 | 128) || !fits {
+            Version::Plain
+        } else if device.compute_capability.0 == 9 && dim == 64 {
+            Version::WarpGroup
+        } else {
+            Version::Warp
         }
     }
 
@@ -61,10 +92,11 @@ impl Version {
     fn choose(
         check: &Check,
         wanted: Option<Version>,
+        part: Part,
         tensors: &[&Tensor],
         heads: Heads,
     ) -> Result<Version, CudaError> {
-        let best = Version::best(tensors, heads);
+        let best = Version::best(part, tensors, heads);
         let version = wanted.unwrap_or(best);
         check.that(version <= best, || format!("{version:?} can't run here; {best:?} can"))?;
         Ok(version)
@@ -237,8 +269,9 @@ pub fn forward_by(
         .int(q.rows())
         .int(heads.query)
         .int(heads.kv);
-    let shared = (FLASH_ROWS + 4 * FLASH_KEYS) * heads.dim * 2;
-    let (source, name, grid, args) = match Version::choose(&check, version, &[q, kv, out], heads)? {
+    let shared = Part::Forward.warp_shared(heads.dim);
+    let version = Version::choose(&check, version, Part::Forward, &[q, kv, out], heads)?;
+    let (source, name, grid, args) = match version {
         Version::Plain => {
             let name = format!("attention_{}", q.dtype().suffix());
             (&SOURCE, name, plain_grid(q.rows() * heads.query), args.int(heads.dim))
@@ -310,8 +343,8 @@ pub fn grad_q_by(version: Option<Version>, saved: &Saved<'_>, d_q: &Tensor) -> R
     saved.check(&check)?;
     like(&check, "d_q", d_q, saved.q)?;
     let (rows, heads) = (saved.q.rows(), saved.heads);
-    let shared = (2 * FLASH_ROWS + 4 * FLASH_KEYS) * heads.dim * 2;
-    let version = saved.choose(&check, version, d_q)?;
+    let shared = Part::GradQ.warp_shared(heads.dim);
+    let version = saved.choose(&check, version, Part::GradQ, d_q)?;
     let grid = match version {
         Version::Plain => plain_grid(rows * heads.query),
         Version::Warp => flash_grid(rows, heads, if heads.dim > 64 { 256 } else { 128 }, shared),
@@ -338,18 +371,14 @@ pub fn grad_kv_by(version: Option<Version>, saved: &Saved<'_>, d_kv: &Tensor) ->
     like(&check, "d_kv", d_kv, saved.kv)?;
     let (rows, heads) = (saved.q.rows(), saved.heads);
     let tiles = 2 * FLASH_KEYS * heads.dim * 2;
-    let version = saved.choose(&check, version, d_kv)?;
+    let version = saved.choose(&check, version, Part::GradKv, d_kv)?;
     let mut blocks = [heads.kv, rows.div_ceil(FLASH_KEYS), 1];
     let multiprocessors = saved.q.memory().gpu().properties().multiprocessors as usize;
     let pair = version == Version::WarpGroup && blocks[0] * blocks[1] < multiprocessors;
     blocks[2] += usize::from(pair);
     let grid = match version {
         Version::Plain => plain_grid(rows * heads.kv),
-        Version::Warp => {
-            let teams = if heads.dim > 64 { 2 } else { 4 };
-            let stage = TEAM_QUERIES * (2 * heads.dim * 2 + 3 * 4);
-            Grid { blocks, threads: 256, shared: tiles + teams * 2 * stage }
-        }
+        Version::Warp => Grid { blocks, threads: 256, shared: Part::GradKv.warp_shared(heads.dim) },
         Version::WarpGroup => Grid { blocks, threads: 384, shared: tiles + 3 * 2 * (tiles + 1024) },
     };
     saved.launch(&check, if pair { "grad_kv_pair" } else { "grad_kv" }, version, d_kv, grid)
@@ -359,8 +388,9 @@ impl<'a> Saved<'a> {
     /// Whether gradients into these tensors can be turned back: only kernels for four warps do that.
     #[must_use]
     pub fn turns(&self, results: [&Tensor; 2]) -> bool {
-        let version = |result| Version::best(&[self.q, self.kv, self.d_out, result], self.heads);
-        results.into_iter().all(|result| version(result) == Version::WarpGroup)
+        let version = |part, result| Version::best(part, &[self.q, self.kv, self.d_out, result], self.heads);
+        let [d_q, d_kv] = results;
+        [version(Part::GradQ, d_q), version(Part::GradKv, d_kv)] == [Version::WarpGroup; 2]
     }
 
     /// Positions, table and its rows.
@@ -390,8 +420,14 @@ impl<'a> Saved<'a> {
         Order::check(self.order.as_ref(), check, self.q.rows())
     }
 
-    fn choose(&self, check: &Check, wanted: Option<Version>, result: &Tensor) -> Result<Version, CudaError> {
-        Version::choose(check, wanted, &[self.q, self.kv, self.d_out, result], self.heads)
+    fn choose(
+        &self,
+        check: &Check,
+        wanted: Option<Version>,
+        part: Part,
+        result: &Tensor,
+    ) -> Result<Version, CudaError> {
+        Version::choose(check, wanted, part, &[self.q, self.kv, self.d_out, result], self.heads)
     }
 
     fn launch(
@@ -475,7 +511,47 @@ fn statistic(check: &Check, what: &str, tensor: &Tensor, rows: usize, heads: Hea
 
 #[cfg(test)]
 mod tests {
-    use super::Tiles;
+    use super::{Part, Properties, Tiles, Version};
+
+    const PARTS: [Part; 3] = [Part::Forward, Part::GradQ, Part::GradKv];
+
+    /// What runs forward, for queries, for keys and values, on a device of this capability and KiB of shared memory.
+    fn versions(compute_capability: (u32, u32), kib: u32, usual: bool, dim: usize) -> [Version; 3] {
+        let device = Properties {
+            name: "made up".to_owned(),
+            compute_capability,
+            multiprocessors: 64,
+            shared_per_block: kib << 10,
+            total_bytes: 8 << 30,
+            driver: (13, 0),
+        };
+        PARTS.map(|part| Version::on(&device, part, usual, dim))
+    }
+
+    #[test]
+    fn a_version_fits_the_device() {
+        use Version::{Plain, Warp, WarpGroup};
+        // 8.6, 8.9 and 12.0 have 99 KiB a block, 8.0 and 8.7 163, 9.0 and 10.0 227
+        let (small, large) = ([(8, 6), (8, 9), (12, 0)], [((8, 0), 163), ((8, 7), 163), ((10, 0), 227)]);
+        for capability in small {
+            assert_eq!(versions(capability, 99, true, 128), [Warp, Plain, Warp], "{capability:?}");
+            assert_eq!(versions(capability, 99, true, 64), [Warp; 3], "{capability:?}");
+            assert_eq!(versions(capability, 99, true, 32), [Warp; 3], "{capability:?}");
+        }
+        for (capability, kib) in large {
+            for dim in [32, 64, 128] {
+                assert_eq!(versions(capability, kib, true, dim), [Warp; 3], "{capability:?} {dim}");
+            }
+        }
+        assert_eq!(versions((9, 0), 227, true, 64), [WarpGroup; 3]);
+        assert_eq!(versions((9, 0), 227, true, 128), [Warp; 3]);
+        for dim in [1, 31, 48, 96, 256] {
+            assert_eq!(versions((9, 0), 227, true, dim), [Plain; 3], "{dim}");
+        }
+        assert_eq!(versions((9, 0), 227, false, 64), [Plain; 3]);
+        // a device of which nothing fits
+        assert_eq!(versions((8, 0), 16, true, 64), [Plain; 3]);
+    }
 
     #[test]
     fn tiles_with_most_to_do_come_first() {
