@@ -13,7 +13,8 @@
 // that none of them sees. Probabilities are powers of two of scores less a running maximum; sums are rescaled only when the
 // maximum has grown by more than 2^8, so no probability is above 256. They are rounded to bfloat16 for the second product.
 // Every sum has one order: keys from the first to the last.
-// Pointers and rows are multiples of 16 bytes. Tolerance: 1e-2 of the largest magnitude (lse: 1e-5).
+// Pointers and rows are multiples of 16 bytes. Tolerance: 1e-2 of the largest magnitude (lse: 1e-5); in the Frobenius norm 2e-3
+// for sequences of some hundred tokens, 3.2e-3 for thousands (2.1e-3 measured, of values whose mean is 0).
 // Speed on an H100 80GB HBM3: 14 and 2 heads of 64, 16 sequences of 512 tokens: 0.050 ms, 151 TFLOP/s; 8 of 2048: 0.216 ms,
 // 278 TFLOP/s; 12 and 2 heads of 128, 16 of 512: 0.080 ms, 161 TFLOP/s; 4 of 2048: 0.196 ms, 263 TFLOP/s.
 

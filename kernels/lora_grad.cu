@@ -17,7 +17,8 @@
 //   load and one block of random bits each; pairs of tokens are put together in registers. Warps take tokens in turn.
 // Tolerance: 1e-2 of the largest magnitude; masks exact.
 // T = 8192, r = 16, dropout, a layer of Qwen2.5-0.5B, where SwiGLU's pass has done what its operands need, H200: up 24 us (49 MB
-// of d_y), down 56 us (44 MB of x).
+// of d_y, 2,040 GB/s), down 56 us (44 MB of x, 790 GB/s). H100, dropout, up and down of q, k, v: 10.3 us (2,290 GB/s) and 22.5 us
+// (779); o: 8.9 us (2,129) and 11.3 us (1,488); gate, up: 60.4 us (2,730) and 17.5 us (971); down: 8.9 us (2,109) and 42.2 us (1,937).
 
 #include "lora.cuh"
 #include "mma.cuh"

@@ -7,7 +7,7 @@
 // | parts   | slices of them, `stride` elements apart      | float32 |
 // | target  | `count` elements: an A or a B of a module    | float32 |
 //
-// A block takes 1,024 elements of one target, a thread four neighbours.
+// A block takes 1,024 elements of one target, a thread four neighbours. Tolerance: 1e-5 of the largest magnitude.
 // H100, the four gradients of SwiGLU's step in a layer of Qwen2.5-0.5B at r = 16: 10 us (1,860 GB/s).
 
 #include "common.cuh"

