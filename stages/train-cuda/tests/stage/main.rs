@@ -4,6 +4,8 @@
 
 mod bad_input;
 mod golden;
+#[cfg(feature = "gpu-tests")]
+mod gpu;
 mod predecessor_faults;
 mod resume;
 mod run;

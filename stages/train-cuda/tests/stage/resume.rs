@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use record::training::TrainingMetrics;
@@ -12,9 +12,11 @@ use crate::support::{args, golden, made_up_rows, program, stderr, tree, write_to
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
-struct Setup {
-    tokens: PathBuf,
-    more: Vec<&'static str>,
+pub(crate) struct Setup {
+    pub(crate) tokens: PathBuf,
+    pub(crate) more: Vec<&'static str>,
+    /// Shown the machine's GPUs.
+    pub(crate) sees_gpu: bool,
 }
 
 impl Setup {
@@ -22,8 +24,16 @@ impl Setup {
         args(&golden("qwen2-tiny/model"), &self.tokens, out, &self.more)
     }
 
+    pub(crate) fn program(&self, out: &Path) -> Command {
+        let mut program = program(&self.args(out));
+        if self.sees_gpu {
+            program.env_remove("CUDA_VISIBLE_DEVICES");
+        }
+        program
+    }
+
     /// Outputs that are a function of the run's key.
-    fn outputs(&self, out: &Path) -> BTreeMap<String, Vec<u8>> {
+    pub(crate) fn outputs(&self, out: &Path) -> BTreeMap<String, Vec<u8>> {
         let result = self.more[0];
         let named = |dir: &str| {
             let dir = dir.to_owned();
@@ -33,10 +43,10 @@ impl Setup {
     }
 }
 
-fn setup(dir: &Path, more: Vec<&'static str>) -> Setup {
+pub(crate) fn setup(dir: &Path, more: Vec<&'static str>) -> Setup {
     let tokens = dir.join("tokens");
     write_tokens(&tokens, &made_up_rows(50, 1, 640), &made_up_rows(7, 2, 640));
-    Setup { tokens, more }
+    Setup { tokens, more, sees_gpu: false }
 }
 
 fn steps_seen(out: &Path) -> usize {
@@ -45,9 +55,9 @@ fn steps_seen(out: &Path) -> usize {
 }
 
 /// Starts the program, sends `signal` once `more_steps` further steps are done, waits for its end.
-fn stop_after(setup: &Setup, out: &Path, more_steps: usize, signal: Signal) -> Option<i32> {
+pub(crate) fn stop_after(setup: &Setup, out: &Path, more_steps: usize, signal: Signal) -> Option<i32> {
     let before = steps_seen(out);
-    let mut child: Child = program(&setup.args(out)).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let mut child: Child = setup.program(out).stderr(std::process::Stdio::null()).spawn().unwrap();
     let begun = Instant::now();
     while steps_seen(out) < before + more_steps {
         if let Some(status) = child.try_wait().unwrap() {
@@ -60,12 +70,12 @@ fn stop_after(setup: &Setup, out: &Path, more_steps: usize, signal: Signal) -> O
     child.wait().unwrap().code()
 }
 
-fn complete(setup: &Setup, out: &Path) {
-    let output = program(&setup.args(out)).output().unwrap();
+pub(crate) fn complete(setup: &Setup, out: &Path) {
+    let output = setup.program(out).output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
 }
 
-fn compare(setup: &Setup, whole: &Path, resumed: &Path) {
+pub(crate) fn compare(setup: &Setup, whole: &Path, resumed: &Path) {
     let (whole, resumed) = (setup.outputs(whole), setup.outputs(resumed));
     assert_eq!(whole.keys().collect::<Vec<_>>(), resumed.keys().collect::<Vec<_>>());
     for (name, bytes) in &whole {
@@ -133,7 +143,7 @@ fn a_run_goes_on_with_another_limit_of_memory_and_other_times_of_saving() {
     let mut more = LORA.to_vec();
     more.retain(|m| !m.starts_with("checkpoint_every="));
     more.extend(["checkpoint_every=3", "vram_limit_mb=4000", "preset=budget"]);
-    let other = Setup { tokens: first.tokens.clone(), more };
+    let other = Setup { tokens: first.tokens.clone(), more, sees_gpu: false };
     let output = program(&other.args(&out)).output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
     assert!(stderr(&output).contains("goes on after step"), "{}", stderr(&output));
@@ -153,7 +163,7 @@ fn a_checkpoint_of_other_parameters_is_ignored_with_a_warning() {
     let mut more = LORA.to_vec();
     more.retain(|m| !m.starts_with("lr=") && !m.starts_with("epochs="));
     more.extend(["lr=1e-3", "epochs=1"]);
-    let other = Setup { tokens: first.tokens.clone(), more };
+    let other = Setup { tokens: first.tokens.clone(), more, sees_gpu: false };
     let output = program(&other.args(&out)).output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
     assert!(stderr(&output).contains("other parameters"), "{}", stderr(&output));
