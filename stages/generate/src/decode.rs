@@ -209,6 +209,9 @@ pub(crate) fn engine_error(e: EngineError) -> StageError {
         true => {
             "free memory of the GPU, lower `batch` or the lengths, take another GPU (--set device=cuda:N), or compute on the CPU: --set device=cpu"
         }
+        false if backend.is_device_trouble() => {
+            "look at the GPU with `runner doctor` and nvidia-smi, then start again: what is done is kept"
+        }
         false => "check the model's files and the parameters",
     };
     StageError::failed(e.to_string()).next(next)

@@ -5,4 +5,6 @@
 mod bad_input;
 mod golden;
 mod run;
+#[cfg(feature = "cuda")]
+mod stand_in;
 mod support;

@@ -85,14 +85,14 @@ pub(crate) fn rows() -> [CorpusRow; 3] {
 
 /// The program, on a machine that shows it no GPU.
 pub(crate) fn program(args: &[String]) -> Output {
+    command(args).env("CUDA_VISIBLE_DEVICES", "").output().unwrap()
+}
+
+pub(crate) fn command(args: &[String]) -> Command {
     // Read at run time: a shell that stands in for rustc may drop variables with a hyphen in their name.
-    let path = std::env::var_os("CARGO_BIN_EXE_generate").unwrap();
-    Command::new(path)
-        .args(args)
-        .env_remove("TESTFORGE_REQUEST")
-        .env("CUDA_VISIBLE_DEVICES", "")
-        .output()
-        .unwrap()
+    let mut command = Command::new(std::env::var_os("CARGO_BIN_EXE_generate").unwrap());
+    command.args(args).env_remove("TESTFORGE_REQUEST");
+    command
 }
 
 pub(crate) fn stderr(output: &Output) -> String {

@@ -1,4 +1,4 @@
-//! What the stage does about a GPU's memory, failures and age, on a stand-in that computes nothing (`stand_in.c`).
+//! What the stage does about a GPU's memory, failures and age, on a stand-in that computes nothing (`tests/data/stand_in_gpu.c`).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ impl Case {
         write_tokens(&dir.path().join("tokens"), rows, &[]);
         let driver = dir.path().join("lib/libcuda.so");
         fs::create_dir(driver.parent().unwrap()).unwrap();
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stage/stand_in/stand_in.c");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/stand_in_gpu.c");
         let built =
             Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).args([&driver, &source]).status();
         assert!(built.expect("a C compiler links Rust programs, and is needed here too").success());

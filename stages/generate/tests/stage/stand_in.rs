@@ -1,0 +1,50 @@
+//! What the stage does about a GPU's failures, on a stand-in that computes nothing (`tests/data/stand_in_gpu.c`).
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::{args, command, rows, stderr, tiny_model, write_corpus};
+
+#[test]
+fn a_gpu_that_fails_is_named_with_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let [a, b, c] = rows();
+    let (model, corpus) = (tiny_model(dir.path(), 256), write_corpus(dir.path(), &[a, b], &[c]));
+    let driver = dir.path().join("lib/libcuda.so");
+    fs::create_dir(driver.parent().unwrap()).unwrap();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/stand_in_gpu.c");
+    let built = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).args([&driver, &source]).status();
+    assert!(built.expect("a C compiler links Rust programs, and is needed here too").success());
+    for library in ["libnvrtc.so", "libcublasLt.so"] {
+        fs::copy(&driver, driver.with_file_name(library)).unwrap();
+    }
+    let expect = |fail: &str, code: i32, texts: &[&str]| {
+        let out = dir.path().join("out");
+        let _ = fs::remove_dir_all(&out);
+        let inputs = [("model", model.as_path()), ("corpus", &corpus)];
+        let args = args(&inputs, &out, &["device=cuda", "precision=bfloat16", "batch=4", "max_new_tokens=4"]);
+        let output = command(&args)
+            .env("LD_LIBRARY_PATH", dir.path().join("lib"))
+            // What the stand-in "compiles" must not reach the user's cache.
+            .env("TESTFORGE_KERNEL_CACHE", dir.path().join("cubins"))
+            .env("STAND_IN_FAIL", fail)
+            .env_remove("CUDA_VISIBLE_DEVICES")
+            .output()
+            .unwrap();
+        let words = stderr(&output);
+        let said = words.split_whitespace().filter(|w| *w != "│").collect::<Vec<_>>().join(" ");
+        assert_eq!(output.status.code(), Some(code), "{fail}: {said}");
+        assert!(texts.iter().all(|text| said.contains(text)), "{fail}: {texts:?} are not all in: {said}");
+    };
+    expect("nothing:1:1", 0, &[]);
+    expect(
+        "cuGraphLaunch:2:214",
+        3,
+        &["CUDA_ERROR_ECC_UNCORRECTABLE", "runner doctor", "what is done is kept"],
+    );
+    expect("cublasLtMatmul:1:13", 3, &["CUBLAS_STATUS_EXECUTION_FAILED", "runner doctor"]);
+    expect("cuGraphInstantiateWithFlags:1:2", 3, &["out of memory: cuGraphInstantiate", "lower `batch`"]);
+    expect("cuModuleLoadData:1:2", 3, &["sequences at a time instead", "out of memory: cuModuleLoadData"]);
+    expect("cuDevicePrimaryCtxRetain:1:2", 75, &["Stand-in 0 has no room for a context"]);
+}
