@@ -19,11 +19,11 @@ fn a_gpu_that_fails_is_named_with_what_to_do() {
     for library in ["libnvrtc.so", "libcublasLt.so"] {
         fs::copy(&driver, driver.with_file_name(library)).unwrap();
     }
-    let expect = |fail: &str, code: i32, texts: &[&str]| {
+    let expect = |batch: &str, fail: &str, code: i32, texts: &[&str]| {
         let out = dir.path().join("out");
         let _ = fs::remove_dir_all(&out);
         let inputs = [("model", model.as_path()), ("corpus", &corpus)];
-        let args = args(&inputs, &out, &["device=cuda", "precision=bfloat16", "batch=4", "max_new_tokens=4"]);
+        let args = args(&inputs, &out, &["device=cuda", "precision=bfloat16", batch, "max_new_tokens=4"]);
         let output = command(&args)
             .env("LD_LIBRARY_PATH", dir.path().join("lib"))
             // What the stand-in "compiles" must not reach the user's cache.
@@ -37,14 +37,25 @@ fn a_gpu_that_fails_is_named_with_what_to_do() {
         assert_eq!(output.status.code(), Some(code), "{fail}: {said}");
         assert!(texts.iter().all(|text| said.contains(text)), "{fail}: {texts:?} are not all in: {said}");
     };
-    expect("nothing:1:1", 0, &[]);
+    expect("batch=1", "nothing:1:1", 0, &[]);
     expect(
+        "batch=1",
         "cuGraphLaunch:2:214",
         3,
         &["CUDA_ERROR_ECC_UNCORRECTABLE", "runner doctor", "what is done is kept"],
     );
-    expect("cublasLtMatmul:1:13", 3, &["CUBLAS_STATUS_EXECUTION_FAILED", "runner doctor"]);
-    expect("cuGraphInstantiateWithFlags:1:2", 3, &["out of memory: cuGraphInstantiate", "lower `batch`"]);
-    expect("cuModuleLoadData:1:2", 3, &["sequences at a time instead", "out of memory: cuModuleLoadData"]);
-    expect("cuDevicePrimaryCtxRetain:1:2", 75, &["Stand-in 0 has no room for a context"]);
+    expect("batch=1", "cublasLtMatmul:1:13", 3, &["CUBLAS_STATUS_EXECUTION_FAILED", "runner doctor"]);
+    expect(
+        "batch=1",
+        "cuGraphInstantiateWithFlags:1:2",
+        3,
+        &["out of memory: cuGraphInstantiate", "lower `batch`"],
+    );
+    expect(
+        "batch=4",
+        "cuModuleLoadData:1:2",
+        3,
+        &["sequences at a time instead", "out of memory: cuModuleLoadData"],
+    );
+    expect("batch=1", "cuDevicePrimaryCtxRetain:1:2", 75, &["Stand-in 0 has no room for a context"]);
 }
