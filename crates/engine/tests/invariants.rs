@@ -5,7 +5,8 @@
 mod common;
 
 use common::{
-    adamw, frobenius, options, random_adapter, random_model, sequence, tiny_config, tiny_micro, tiny_trainer,
+    adamw, distance, frobenius, options, random_adapter, random_model, sequence, tiny_config, tiny_micro,
+    tiny_trainer,
 };
 use engine::{
     AdamW, Base, ComputeDevice, EngineError, GenRequest, GenResult, GenerateOptions, Generator, MicroBatch,
@@ -33,6 +34,27 @@ fn mean(gradients: &[(u64, BTreeMap<String, Vec<f32>>)]) -> BTreeMap<String, Vec
         }
     }
     sum.into_iter().map(|(name, values)| (name, values.into_iter().map(|v| v as f32).collect())).collect()
+}
+
+/// What the GPU's results are judged by.
+#[test]
+fn a_distance_sees_a_nan_and_a_wrong_element() {
+    let (some, zeros) = ([1.0f32, -2.0, 3.0], [0.0f32; 3]);
+    assert_eq!((distance(&some, &some), distance(&zeros, &zeros)), (0.0, 0.0));
+    for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1.5] {
+        for at in 0..3 {
+            for good in [some, zeros] {
+                let mut bad = good;
+                bad[at] = wrong;
+                // as tests put it: NaN is within no bound
+                for (got, want) in [(bad, good), (good, bad)] {
+                    let error = distance(&got, &want);
+                    let taken = error <= 0.1;
+                    assert!(!taken, "{got:?} {want:?}: {error}");
+                }
+            }
+        }
+    }
 }
 
 #[test]

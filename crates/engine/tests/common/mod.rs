@@ -110,9 +110,19 @@ pub(crate) fn frobenius(a: &[f32], b: &[f32]) -> f64 {
     (difference / norm).sqrt()
 }
 
+/// [`frobenius`], or `|a|` where `b` is zero. No bound holds where either holds a NaN or an infinity.
+pub(crate) fn distance(a: &[f32], b: &[f32]) -> f64 {
+    if b.iter().all(|&x| x == 0.0) {
+        assert_eq!(a.len(), b.len());
+        return a.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
+    }
+    frobenius(a, b)
+}
+
 /// `max |a - b| / max |b|`.
 pub(crate) fn max_relative(a: &[f32], b: &[f32]) -> f64 {
     assert_eq!(a.len(), b.len());
+    assert!(!b.iter().any(|x| x.is_nan()), "the reference holds a NaN");
     let difference = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0f32, f32::max);
     assert!(!a.iter().any(|x| x.is_nan()));
     f64::from(difference) / f64::from(b.iter().fold(0.0f32, |most, b| most.max(b.abs())))

@@ -8,6 +8,7 @@ mod beside;
 #[path = "../common/mod.rs"]
 mod common;
 mod decode;
+mod fresh;
 mod golden;
 mod modules;
 mod operations;

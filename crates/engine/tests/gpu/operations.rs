@@ -1,6 +1,6 @@
 //! Every operation of whole plans: what the GPU wrote against what the CPU wrote, operation by operation.
 
-use crate::common::{frobenius, random_adapter, random_model, sequence};
+use crate::common::{distance, random_adapter, random_model, sequence};
 use engine::backend::{Backend, Inputs, Scalars, Slab};
 use engine::cpu::{Cpu, CpuOptions, elementwise};
 use engine::cuda::{Cuda, CudaOptions};
@@ -22,7 +22,9 @@ pub(crate) struct Case {
     pub(crate) rank: Option<usize>,
     pub(crate) dropout: bool,
     pub(crate) save: SavePolicy,
-    pub(crate) lengths: &'static [usize],
+    pub(crate) lengths: Vec<usize>,
+    /// Of weights, adapters, tokens and masks.
+    pub(crate) seed: u64,
 }
 
 pub(crate) fn config(hidden: usize, heads: (usize, usize), ffn: usize, vocab: usize, tied: bool) -> Config {
@@ -42,8 +44,15 @@ pub(crate) fn config(hidden: usize, heads: (usize, usize), ffn: usize, vocab: us
 }
 
 fn cases() -> Vec<Case> {
-    let plain =
-        |name, config, rank, dropout, save| Case { name, config, rank, dropout, save, lengths: &[40, 1, 61] };
+    let plain = |name, config, rank, dropout, save| Case {
+        name,
+        config,
+        rank,
+        dropout,
+        save,
+        lengths: vec![40, 1, 61],
+        seed: 3,
+    };
     vec![
         plain("odd sizes, rank 3", config(24, (6, 2), 40, 50, true), Some(3), true, SavePolicy::All),
         plain(
@@ -93,7 +102,7 @@ pub(crate) fn inputs(case: &Case) -> Inputs {
     let mut index: BTreeMap<Input, Vec<u32>> = BTreeMap::new();
     let (mut starts, mut tokens) = (vec![0u32], 0u32);
     for (n, &length) in case.lengths.iter().enumerate() {
-        let sequence = sequence(&case.config, n as u64 + 5, length, length / 4);
+        let sequence = sequence(&case.config, n as u64 + case.seed + 2, length, length / 4);
         for (i, &id) in sequence.input_ids.iter().enumerate() {
             index.entry(Input::TokenIds).or_default().push(id);
             index.entry(Input::Positions).or_default().push(i as u32);
@@ -115,7 +124,7 @@ pub(crate) fn inputs(case: &Case) -> Inputs {
         inv_labels: 1.0 / loss_rows as f64,
         lora_scale: 2.0,
         step: 5,
-        seed: 9 << 32 | 3,
+        seed: 9 << 32 | case.seed,
         drop_threshold,
         optimizer,
     };
@@ -124,8 +133,8 @@ pub(crate) fn inputs(case: &Case) -> Inputs {
 
 pub(crate) fn store(backend: &mut impl Backend, params: &ModelParams, case: &Case) {
     backend.allocate(params).unwrap();
-    let weights = random_model(&case.config, 3);
-    let adapter = case.rank.map(|rank| random_adapter(&case.config, rank, 2.0 * rank as f64, 4));
+    let weights = random_model(&case.config, case.seed);
+    let adapter = case.rank.map(|rank| random_adapter(&case.config, rank, 2.0 * rank as f64, case.seed + 1));
     for (id, spec) in params.iter() {
         let values = match spec.class {
             Class::RopeTable => elementwise::rope_table(spec.rows, spec.cols, params.shape.rope_theta),
@@ -167,7 +176,18 @@ fn written(plan: &Plan, op: &Op, dims: &Dims) -> Vec<Mat> {
     in_arena(plan, op, dims, access.writes.into_iter().chain(access.updates).collect())
 }
 
-fn compare(case: &Case, precision: Precision, bound: f64) {
+/// What an operation may be off in the Frobenius norm. In bfloat16 each side rounds at most twice, each rounding off by
+/// 2^-8 / sqrt(3) of an element at most in the mean square. In float32 attention's gradients are left with what a row's
+/// weights cancel: p (d_out v - delta) is small where a row looks at one key.
+fn bound(precision: Precision, op: &str) -> f64 {
+    match precision {
+        Precision::Bf16Rounded => 2.0 / 3f64.sqrt() / 256.0,
+        Precision::Float32 if op.starts_with("AttentionGrad") => 1e-4,
+        Precision::Float32 => 1e-5,
+    }
+}
+
+pub(crate) fn compare(case: &Case, precision: Precision) {
     let lora = case.rank.map(|rank| LoraShape { rank, modules: [true; 7] });
     let full = lora.is_none();
     let params = ModelParams::new(shape(&case.config), lora, full, !full, 128);
@@ -176,7 +196,14 @@ fn compare(case: &Case, precision: Precision, bound: f64) {
     let mut gpu = Cuda::open(on_gpu(precision)).unwrap();
     store(&mut cpu, &params, case);
     store(&mut gpu, &params, case);
-    let plan = train_plan_in_chunks(&params, 128, Some(&[case.save; 2]), case.dropout, CHUNK).plan;
+    let plan = train_plan_in_chunks(
+        &params,
+        128,
+        Some(&vec![case.save; case.config.num_hidden_layers]),
+        case.dropout,
+        CHUNK,
+    )
+    .plan;
     let on_cpu = cpu.compile(plan.clone(), place(&plan, cpu.layout(&plan), &BTreeSet::new())).unwrap();
     let on_gpu = gpu.compile(plan.clone(), place(&plan, gpu.layout(&plan), &BTreeSet::new())).unwrap();
     let inputs = inputs(case);
@@ -194,7 +221,7 @@ fn compare(case: &Case, precision: Precision, bound: f64) {
         gpu.submit_range(&on_gpu, inputs.clone(), n..n + 1).unwrap();
         gpu.wait().unwrap();
         let mut check = |what: &str, got: &[f32], want: &[f32]| {
-            let error = distance(got, want);
+            let (error, bound) = (distance(got, want), bound(precision, &op.name()));
             let most = worst.entry(op.name()).or_default();
             *most = most.max(error);
             let name = op.name();
@@ -212,27 +239,20 @@ fn compare(case: &Case, precision: Precision, bound: f64) {
         let (got, want) = (gpu.load_slab(Slab::Gradient).unwrap(), cpu.load_slab(Slab::Gradient).unwrap());
         check("the gradients", &got, &want);
     }
-    println!("{} {precision:?}: {worst:?}", case.name);
-}
-
-/// `|a - b| / |b|`, or `|a|` where `b` is zero.
-fn distance(got: &[f32], want: &[f32]) -> f64 {
-    if want.iter().all(|&x| x == 0.0) {
-        return got.iter().fold(0.0f64, |most, &x| most.max(f64::from(x.abs())));
-    }
-    frobenius(got, want)
+    let worst: Vec<String> = worst.iter().map(|(name, error)| format!("{name} {error:.1e}")).collect();
+    println!("{} {precision:?}: {}", case.name, worst.join(", "));
 }
 
 #[test]
 fn every_operation_equals_the_cpu_s_in_float32() {
     for case in cases() {
-        compare(&case, Precision::Float32, 1e-4);
+        compare(&case, Precision::Float32);
     }
 }
 
 #[test]
 fn every_operation_equals_the_cpu_s_in_bfloat16() {
     for case in cases() {
-        compare(&case, Precision::Bf16Rounded, 1e-2);
+        compare(&case, Precision::Bf16Rounded);
     }
 }
