@@ -17,6 +17,7 @@
 // approximate (1e-5 relative). The gradient is that of the sum of losses: divided by the number of labels here, the nearly -1 at
 // every label would be rounded alike, up to 0.4 % off in bfloat16, and the whole gradient with them. Tolerance: 1e-5 (float32), 1e-2 (bfloat16) of the largest magnitude.
 // 1024 x 151,936 in bfloat16 with gradient, H200: 211 us (2,950 GB/s by one read and one write).
+// H100 80GB HBM3, 256 rows, then 1024: 33 and 120 us (2,365 and 2,592 GB/s), with gradient 74 and 267 us (2,113 and 2,333).
 // Sum: float64, thread by thread of one block, then a fixed tree. With `flag`, a sum that is not finite sets it to 1.
 
 #include "common.cuh"

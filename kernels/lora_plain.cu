@@ -12,6 +12,9 @@
 // d_u: a block a token and 64 ranks, threads (part of the columns, rank), parts added in order. d_A, d_B: blocks of 32
 // columns, a slice of tokens and 64 ranks, tokens in order; `lora_sum.cu` adds the slices. d_x: a thread an element.
 // Tolerance: 1e-5 (float32), 1e-2 (bfloat16) of the largest magnitude; masks exact.
+// Speed on an H100 80GB HBM3, T = 8192, r = 16, dropout, float32, groups q,k,v / o / gate,up / down of Qwen2.5-0.5B: d_u 100, 66, 604
+// and 66 us (396, 456, 530 and 457 GB/s); d_B 185, 122, 1380 and 121 us (230, 274, 235 and 277); d_A 1291, 439, 880 and 2383 us
+// (26, 72, 37 and 68); d_x 292, 110, 202 and 578 us (207, 537, 296 and 553).
 
 #include "lora.cuh"
 

@@ -1,6 +1,7 @@
 //! Every kernel against plain loops in float64, on fresh random inputs. Needs a GPU, and fails without one.
 //!
-//! The seed of the inputs is printed; `TESTFORGE_TEST_SEED` sets it.
+//! The seed of the inputs is printed; `TESTFORGE_TEST_SEED` sets it. All tests share one stream, from which one of them
+//! captures graphs: they run one at a time (`--test-threads=1`).
 
 #![cfg(feature = "gpu-tests")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
