@@ -50,6 +50,36 @@ template <int PENDING>
 __device__ inline void wgmma_wait() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
 }
+// The sums as they are once the products have been waited for: no reader of them comes earlier.
+__device__ inline void settle(float (&d)[8][4]) {
+#pragma unroll
+    for (int n = 0; n < 8; ++n) asm volatile("" : "+f"(d[n][0]), "+f"(d[n][1]), "+f"(d[n][2]), "+f"(d[n][3])::"memory");
+}
+// Registers of each thread of the group from here on.
+template <int REGISTERS>
+__device__ inline void take_registers() {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
+}
+template <int REGISTERS>
+__device__ inline void leave_registers() {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(REGISTERS));
+}
+
+// A barrier in shared memory (8 bytes) that opens each time `arrivals` threads have arrived: its phases are numbered from 0.
+__device__ inline void gate_set(u32 gate, u32 arrivals) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(gate), "r"(arrivals) : "memory");
+}
+__device__ inline void gate_arrive(u32 gate) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(gate) : "memory");
+}
+// Waits until phases up to this one (its lowest bit counts) are over.
+__device__ inline void gate_wait(u32 gate, u32 phase) {
+    asm volatile(
+        "{\n.reg .pred open;\nAGAIN:\nmbarrier.try_wait.parity.shared::cta.b64 open, [%0], %1;\n@open bra DONE;\nbra AGAIN;\n"
+        "DONE:\n}" ::"r"(gate),
+        "r"(phase & 1)
+        : "memory");
+}
 // Makes this thread's writes to shared memory visible to the tensor cores; before the barrier.
 __device__ inline void fence_for_tensor_cores() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 

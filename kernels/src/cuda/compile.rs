@@ -29,6 +29,7 @@ const HEADERS: &[(&str, &str)] = &[
     ("philox.cuh", include_str!("../../philox.cuh")),
     ("mma.cuh", include_str!("../../mma.cuh")),
     ("attention.cuh", include_str!("../../attention.cuh")),
+    ("attention_wgmma.cuh", include_str!("../../attention_wgmma.cuh")),
     ("groups.cuh", include_str!("../../groups.cuh")),
     ("lora.cuh", include_str!("../../lora.cuh")),
     ("lora_inner.cuh", include_str!("../../lora_inner.cuh")),

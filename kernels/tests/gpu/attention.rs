@@ -265,7 +265,7 @@ fn attention_on_tensor_cores_equals_plain_loops() {
         heads(14, 2, 64),
         heads(3, 1, 64),
         heads(2, 2, 64),
-        // Enough key-value heads that blocks do not work in pairs.
+        // Enough key-value heads that few or no blocks share keys.
         heads(28, 28, 64),
         heads(2, 2, 32),
         heads(6, 1, 32),
@@ -446,6 +446,7 @@ fn bench_attention() {
         (heads64, 4, 512, Version::WarpGroup),
         (heads64, 16, 512, Version::WarpGroup),
         (heads64, 8, 2048, Version::WarpGroup),
+        (heads64, 2, 4096, Version::WarpGroup),
         (heads64, 16, 512, Version::Warp),
         (heads64, 8, 2048, Version::Warp),
         (heads(12, 2, 128), 16, 512, Version::Warp),

@@ -1,5 +1,5 @@
 //! Attention over packed sequences: `attention.cu`, and for bfloat16 with usual head dimensions `attention_flash.cu`,
-//! `attention_flash_grad.cu` and `attention_wgmma.cu`.
+//! `attention_flash_grad.cu`, `attention_wgmma.cu` and `attention_wgmma_kv.cu`.
 //!
 //! Which [`Version`] runs depends on types, head dimension, alignment of the views and the device, for each [`Part`], never on lengths or load.
 //! `spans` is `T x 2` u32: the first token of each token's sequence and one past its last. Sequences follow one another, so
@@ -19,14 +19,21 @@ pub static FLASH: Source =
 pub static FLASH_GRAD: Source =
     Source { name: "attention_flash_grad.cu", text: include_str!("../../../attention_flash_grad.cu") };
 
-/// Both on the tensor cores of Hopper.
+/// Forward and the gradient by queries on the tensor cores of Hopper.
 pub static WGMMA: Source =
     Source { name: "attention_wgmma.cu", text: include_str!("../../../attention_wgmma.cu") };
+/// The gradient by keys and values, likewise.
+pub static WGMMA_KV: Source =
+    Source { name: "attention_wgmma_kv.cu", text: include_str!("../../../attention_wgmma_kv.cu") };
 
 /// Query rows of a block on tensor cores.
 const FLASH_ROWS: usize = 128;
-/// Keys of a tile on tensor cores, and of a block of the gradient by keys and values.
+/// Keys of a tile on tensor cores, and of a block of the gradient by keys and values where products are of one warp.
 const FLASH_KEYS: usize = 64;
+/// Keys of a block of the gradient by keys and values where products are of four warps.
+const GROUP_KEYS: usize = 128;
+/// Shared memory of such a block: stages of two tiles and their rows' numbers, gates, keys and values.
+const GROUP_KEYS_SHARED: usize = 6 * (2 * 64 * 128 + 1024) + 1024 + 2 * GROUP_KEYS * 128;
 /// Queries that a team takes at once in the gradient by keys and values.
 const TEAM_QUERIES: usize = 32;
 /// The greatest head dimension.
@@ -163,7 +170,7 @@ pub struct Order<'a> {
 pub struct Tiles {
     /// Of 128 queries.
     pub queries: Vec<u32>,
-    /// Of 64 keys.
+    /// Of 128 keys.
     pub keys: Vec<u32>,
 }
 
@@ -183,13 +190,13 @@ impl Tiles {
         let queries = |first: usize, last: usize| {
             ((last + 1).max(spans[last][1] as usize) - first).div_ceil(FLASH_KEYS)
         };
-        Tiles { queries: sorted(FLASH_ROWS, &keys), keys: sorted(FLASH_KEYS, &queries) }
+        Tiles { queries: sorted(FLASH_ROWS, &keys), keys: sorted(GROUP_KEYS, &queries) }
     }
 
     /// How many tiles of queries and of keys so many tokens have.
     #[must_use]
     pub fn counts(tokens: usize) -> [usize; 2] {
-        [tokens.div_ceil(FLASH_ROWS), tokens.div_ceil(FLASH_KEYS)]
+        [tokens.div_ceil(FLASH_ROWS), tokens.div_ceil(GROUP_KEYS)]
     }
 }
 
@@ -370,18 +377,30 @@ pub fn grad_kv_by(version: Option<Version>, saved: &Saved<'_>, d_kv: &Tensor) ->
     saved.check(&check)?;
     like(&check, "d_kv", d_kv, saved.kv)?;
     let (rows, heads) = (saved.q.rows(), saved.heads);
-    let tiles = 2 * FLASH_KEYS * heads.dim * 2;
     let version = saved.choose(&check, version, Part::GradKv, d_kv)?;
-    let mut blocks = [heads.kv, rows.div_ceil(FLASH_KEYS), 1];
-    let multiprocessors = saved.q.memory().gpu().properties().multiprocessors as usize;
-    let pair = version == Version::WarpGroup && blocks[0] * blocks[1] < multiprocessors;
-    blocks[2] += usize::from(pair);
-    let grid = match version {
-        Version::Plain => plain_grid(rows * heads.kv),
-        Version::Warp => Grid { blocks, threads: 256, shared: Part::GradKv.warp_shared(heads.dim) },
-        Version::WarpGroup => Grid { blocks, threads: 384, shared: tiles + 3 * 2 * (tiles + 1024) },
+    let (which, grid) = match version {
+        Version::Plain => ("grad_kv", plain_grid(rows * heads.kv)),
+        Version::Warp => {
+            let blocks = [heads.kv, rows.div_ceil(FLASH_KEYS), 1];
+            ("grad_kv", Grid { blocks, threads: 256, shared: Part::GradKv.warp_shared(heads.dim) })
+        }
+        Version::WarpGroup => group_grid(saved.q, heads),
     };
-    saved.launch(&check, if pair { "grad_kv_pair" } else { "grad_kv" }, version, d_kv, grid)
+    saved.launch(&check, which, version, d_kv, grid)
+}
+
+/// The gradient by keys and values, for four warps: as many blocks share keys as the device has room for.
+fn group_grid(q: &Tensor, heads: Heads) -> (&'static str, Grid) {
+    let key_blocks = q.rows().div_ceil(GROUP_KEYS);
+    let (blocks, room) = (heads.kv * key_blocks, 2 * multiprocessors(q));
+    let (which, share) = if blocks * 4 <= room {
+        ("grad_kv_4", 4)
+    } else if blocks * 2 <= room {
+        ("grad_kv_2", 2)
+    } else {
+        ("grad_kv", 1)
+    };
+    (which, Grid { blocks: [heads.kv, key_blocks, share], threads: 384, shared: GROUP_KEYS_SHARED })
 }
 
 impl<'a> Saved<'a> {
@@ -463,12 +482,17 @@ impl<'a> Saved<'a> {
             Version::WarpGroup => {
                 let order = |order: Order<'a>| if which == "grad_q" { order.queries } else { order.keys };
                 let args = args.optional(self.order.map(order));
-                (&WGMMA, format!("attention_wgmma_{which}"), args)
+                let source = if which == "grad_q" { &WGMMA } else { &WGMMA_KV };
+                (source, format!("attention_wgmma_{which}"), args)
             }
         };
         let cost = Cost { flops: 0.0, bytes: bytes(&[q, kv, spans, lse, delta, d_out, result]) };
         Launch::prepare(q.memory().gpu(), source, name, grid, args.float(heads.scale()), cost)
     }
+}
+
+fn multiprocessors(tensor: &Tensor) -> usize {
+    tensor.memory().gpu().properties().multiprocessors as usize
 }
 
 /// Tiles of queries of each head.
@@ -559,8 +583,8 @@ mod tests {
         let ends = [(0, 300), (300, 320), (320, 520)];
         let spans: Vec<u32> = ends.iter().flat_map(|&(a, b)| (a..b).flat_map(move |_| [a, b])).collect();
         let tiles = Tiles::longest_first(&spans);
-        // Seen by 5, 4, 3, 2, 1, 4, 3, 2 and 1 tiles of queries.
-        assert_eq!(tiles.keys, [0, 1, 5, 2, 6, 3, 7, 4, 8]);
+        // Seen by 5, 3, 5, 3 and 1 tiles of 64 queries.
+        assert_eq!(tiles.keys, [0, 2, 1, 3, 4]);
         // See 2, 4, 6, 3 and 4 tiles of keys.
         assert_eq!(tiles.queries, [2, 1, 4, 3, 0]);
         assert_eq!(Tiles::counts(520), [tiles.queries.len(), tiles.keys.len()]);

@@ -27,6 +27,7 @@ pub static SOURCES: &[&Source] = &[
     &attention::FLASH_GRAD,
     &attention::SOURCE,
     &attention::WGMMA,
+    &attention::WGMMA_KV,
     &attention_paged::SOURCE,
     &cross_entropy::SOURCE,
     &elementwise::SOURCE,
