@@ -155,7 +155,8 @@ impl Trainer {
         self.backend.submit(&self.programs.update, inputs)?;
         let norm = self.backend.note(&self.programs.update, self.programs.norm)?;
         let ahead = next(self.packer());
-        self.send_ahead(&ahead, scalars)?;
+        // The update is on its way: whatever goes wrong with the step after it must not hide that this one counts.
+        let ahead = self.send_ahead(&ahead, scalars).map_or_else(|e| Some(Err(e)), |()| ahead);
         self.backend.wait()?;
         let sum = self.sum(&losses);
         let grad_norm = f64::from(self.backend.noted(norm));

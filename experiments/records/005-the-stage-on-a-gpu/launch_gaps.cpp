@@ -1,5 +1,5 @@
 // Share of time in which no kernel and no copy runs on the GPU, for any CUDA program:
-//   H=$CUPTI/include/cupti_activity.h; newest() { grep -o "} CUpti_Activity$1[0-9]*;" $H | tr -d '};' | sort -uV | tail -1; }
+//   H=$CUPTI/include/cupti_activity.h; newest() { grep -o "} CUpti_Activity$1[0-9]*;" $H | tr -d '}; ' | sort -uV | tail -1; }
 //   g++ -O2 -shared -fPIC -DKERNEL=$(newest Kernel) -DCOPY=$(newest Memcpy) -DSET=$(newest Memset) -I$CUPTI/include
 //     launch_gaps.cpp -o gaps.so -L$CUPTI/lib64 -lcupti      (one line)
 //   CUDA_INJECTION64_PATH=$PWD/gaps.so LAUNCH_GAPS_SECONDS=2 PROGRAM ...
