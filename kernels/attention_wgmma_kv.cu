@@ -93,7 +93,8 @@ __device__ inline void add_up(float (&d_k)[8][4], float (&d_v)[8][4], const Bloc
     }
     float s[8][4], d_s[8][4];
     int left = block.turns, tile = block.rank - BLOCKS, query = 0, key = first + warp * 16 + lane / 4, column = 2 * (lane % 4);
-    // The next tile that sees these keys.
+    u32 before = ~0u;  // the stage that is still in use
+    // The next tile that sees these keys. Nothing stays in use while others are passed over: the ring would not get round.
     auto seek = [&] {
         while (left-- > 0) {
             tile += BLOCKS;
@@ -102,6 +103,11 @@ __device__ inline void add_up(float (&d_k)[8][4], float (&d_v)[8][4], const Bloc
             ring.wait_full();
             query = block.first + tile * TILE_ROWS;
             if (query + TILE_ROWS > first && starts_of(memory, ring.stage)[0] <= last) return true;
+            if (before != ~0u) {
+                wgmma_wait<0>();
+                ring.say_free(before);
+                before = ~0u;
+            }
             ring.say_free(ring.stage);
         }
         return false;
@@ -114,7 +120,6 @@ __device__ inline void add_up(float (&d_k)[8][4], float (&d_v)[8][4], const Bloc
         product(d_s, values, ring.at() + TILE);
         wgmma_commit();
     };
-    u32 before = ~0u;
     if (!seek()) return;
     begin();
     for (;;) {

@@ -349,12 +349,51 @@ fn angle(position: usize, i: usize) -> f32 {
     if i < 32 { angle.cos() } else { angle.sin() }
 }
 
+/// Ends the process, unless it is dropped in time: a kernel that never ends would look like a slow test.
+struct Patience {
+    _dropped: std::sync::mpsc::Sender<()>,
+}
+
+impl Patience {
+    fn of(what: &str, seconds: u64) -> Self {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let what = what.to_owned();
+        std::thread::spawn(move || {
+            let waited = receiver.recv_timeout(std::time::Duration::from_secs(seconds));
+            if waited == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                eprintln!("{what} did not end in {seconds} s");
+                std::process::abort();
+            }
+        });
+        Patience { _dropped: sender }
+    }
+}
+
+/// Sequences of these lengths leave runs of tiles that a group of warps has nothing to do with; in a block alone, and shared.
+fn many_tokens(rng: &mut Random) -> Vec<(Heads, Vec<usize>)> {
+    let mut cases = vec![
+        (heads(12, 2, 128), lengths(rng, 3000, 3000)),
+        (heads(14, 2, 64), lengths(rng, 8192, 2048)),
+        (heads(14, 2, 64), vec![100, 1000]),
+        (heads(14, 2, 64), vec![70, 700]),
+        (heads(14, 2, 64), vec![333; 24]),
+        (heads(14, 7, 64), vec![333; 8]),
+        (heads(7, 1, 64), vec![200, 400, 600]),
+        (heads(4, 4, 64), vec![100, 900, 65, 1800]),
+    ];
+    for (tokens, longest) in [(500, 300), (2048, 600), (5000, 1024), (9000, 1024), (16_384, 700)] {
+        cases.push((heads(14, 2, 64), lengths(rng, tokens, longest)));
+    }
+    cases
+}
+
 /// Against the float32 kernels, which the test above holds to the definition.
 #[test]
 fn attention_on_tensor_cores_holds_for_many_tokens() {
     let mut rng = Random::new("attention of many tokens");
-    for (heads, tokens, longest) in [(heads(14, 2, 64), 8192, 2048), (heads(12, 2, 128), 3000, 3000)] {
-        let lengths = lengths(&mut rng, tokens, longest);
+    for (heads, lengths) in many_tokens(&mut rng) {
+        let tokens: usize = lengths.iter().sum();
+        let _patience = Patience::of(&format!("attention {heads:?} {lengths:?}"), 60);
         let mut case = Case::new(&mut rng, &lengths, heads, Dtype::Bf16, 0);
         let mut plain = Case::new(&mut rng, &lengths, heads, Dtype::F32, 0);
         let as_f32 = |m: &Matrix| m.host.iter().map(|&v| v as f32).collect::<Vec<_>>();
