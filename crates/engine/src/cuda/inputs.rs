@@ -124,6 +124,9 @@ impl Block {
                 *target = value.to_le_bytes();
             }
         }
+        if !only_scalars {
+            self.sent = None;
+        }
         let bytes = if only_scalars { StepScalars::BYTES } else { self.bytes };
         pinned.copy_to(bytes, &self.memory, 0)?;
         event.record()?;

@@ -199,6 +199,7 @@ impl Cuda {
     /// Sends the inputs, and brings copies up to date when parameters were stored since the last run.
     fn prepare(&mut self, program: &CudaProgram, inputs: &Inputs, dims: Dims) -> Result<(), BackendError> {
         check_inputs(&program.plan, inputs)?;
+        self.done = None;
         let runs = wants_runs(&program.plan);
         let block = self.block.as_mut().ok_or_else(|| plan_error("the backend", "has no program yet"))?;
         block.send(inputs, dims, runs)?;
@@ -412,7 +413,6 @@ impl Backend for Cuda {
 
     fn submit(&mut self, program: &CudaProgram, inputs: Inputs) -> Result<(), BackendError> {
         let dims = self.dims(program, &inputs);
-        self.done = None;
         self.prepare(program, &inputs, dims)?;
         self.run(program, dims)
     }

@@ -2,8 +2,8 @@
 //! weights of the best and of the kept steps in `best-N/` and `step-N/`.
 //!
 //! There are up to two states. `newest.safetensors` is the last that was saved: a restart goes on from it. It replaces
-//! `state.safetensors` only when a loss that was computed with its weights has come out well, and is deleted when one has
-//! not: what made a loss NaN never takes the place of what did not.
+//! `state.safetensors` only when a loss that was computed with its weights, or with those of a step after it, has come out
+//! well, and is deleted when a loss was not finite: what made it so never takes the place of what did not.
 //!
 //! Every file gets its name only when it is whole and on the disk. Weights are written before the state that names them and
 //! deleted after the last state that names them, so a kill at any moment leaves a state whose folders exist.
