@@ -4,6 +4,7 @@ use crate::support::{
 };
 use kernels::cuda::ops::attention::{self, Heads, Order, Saved, Tiles, Version};
 use kernels::cuda::{Dtype, Event, Graph, Schedule, Tensor, Work};
+use std::io::Write;
 use std::sync::Arc;
 
 /// What may be off in the Frobenius norm, relative to the reference on inputs as they are rounded.
@@ -361,7 +362,7 @@ impl Patience {
         std::thread::spawn(move || {
             let waited = receiver.recv_timeout(std::time::Duration::from_secs(seconds));
             if waited == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
-                eprintln!("{what} did not end in {seconds} s");
+                let _ = writeln!(std::io::stderr(), "{what} did not end in {seconds} s");
                 std::process::abort();
             }
         });
