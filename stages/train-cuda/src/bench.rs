@@ -141,7 +141,7 @@ fn run(arguments: &Arguments) -> Result<(), Failed> {
     let shapes = checked(arguments, &mut config)?;
     let request: DeviceRequest = arguments.device.parse().map_err(usage)?;
     let choice = device::choose(request, build, device::probe)
-        .map_err(|e| usage(format!("{e}; {}", e.next_step())))?;
+        .map_err(|e| usage(format!("{e}; {}", e.next_step().replace("--set device=", "--device "))))?;
     for warning in &choice.warnings {
         let _ = writeln!(std::io::stderr(), "warning: {warning}");
     }

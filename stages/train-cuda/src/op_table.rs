@@ -6,6 +6,9 @@ use engine::cuda::{Limits, WorkTime};
 ///
 /// `None`: the limits could not be found, and there are no shares.
 pub(crate) fn table(times: &[WorkTime], limits: Option<Limits>) -> String {
+    if times.is_empty() {
+        return "work: not timed, only a GPU keeps its times\n".to_owned();
+    }
     let total: f64 = times.iter().map(|t| t.ms).sum();
     let mut text = match limits {
         Some(Limits { flops_per_s, bytes_per_s }) => format!(
@@ -52,6 +55,7 @@ mod tests {
         assert!(lines[0].contains("100 TFLOP/s") && lines[0].contains("1000 GB/s"), "{text}");
         assert!(lines[2].ends_with("50.0%") && lines[3].ends_with("80.0%"), "{text}");
         assert!(lines[4].starts_with("all") && lines[4].ends_with("2.000"), "{text}");
+        assert_eq!(table(&[], None), "work: not timed, only a GPU keeps its times\n");
         assert!(table(&[time(1.0, 1.0)], None).lines().nth(2).is_some_and(|line| line.ends_with('-')));
     }
 }
