@@ -162,6 +162,10 @@ impl Backend for AnyBackend {
         }
     }
 
+    fn ready(&mut self, program: &AnyProgram, inputs: &Inputs) -> Result<(), BackendError> {
+        paired!(self, program, it, its => it.ready(its, inputs))
+    }
+
     fn submit(&mut self, program: &AnyProgram, inputs: Inputs) -> Result<(), BackendError> {
         paired!(self, program, it, its => it.submit(its, inputs))
     }

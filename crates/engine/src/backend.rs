@@ -200,6 +200,14 @@ pub trait Backend {
     /// When a shape does not fit, or memory does not suffice.
     fn compile(&mut self, plan: Plan, placement: Placement) -> Result<Self::Program, BackendError>;
 
+    /// Does all that [`Backend::submit`] does for the first time but start work: where it fails, nothing has changed.
+    ///
+    /// # Errors
+    /// When memory does not suffice.
+    fn ready(&mut self, _program: &Self::Program, _inputs: &Inputs) -> Result<(), BackendError> {
+        Ok(())
+    }
+
     /// Starts a run.
     ///
     /// # Errors

@@ -14,6 +14,12 @@ pub enum EngineError {
         "request {request}: the logits after {position} tokens are not finite numbers: the weights overflow"
     )]
     Logits { request: usize, position: u64 },
+    /// An update was begun and did not end well: parameters and moments may be those of the step after the last one that counts,
+    /// or some of them. Nothing of the trainer can be used until a state is loaded.
+    #[error(
+        "the update of step {step} was begun, and how far it came is not known: the parameters belong to no step"
+    )]
+    Unsettled { step: u64 },
     /// No token of the step carries a loss.
     #[error("step {step} has no token with a label: nothing to learn from")]
     NoLabels { step: u64 },

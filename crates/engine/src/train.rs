@@ -45,6 +45,8 @@ pub struct Trainer {
     programs: Programs,
     peak_bytes: u64,
     step: u64,
+    /// An update was begun and is not known to have ended: the slabs may be ahead of `step`.
+    unsettled: bool,
 }
 
 impl Trainer {
@@ -80,7 +82,8 @@ impl Trainer {
         }
         let (programs, arena) = compile(&mut backend, &params, &options)?;
         let peak_bytes = arena + backend.held_bytes() + scores_bytes(&options);
-        Ok(Trainer { options, config: config.clone(), lora, params, backend, programs, peak_bytes, step: 0 })
+        let (config, step, unsettled) = (config.clone(), 0, false);
+        Ok(Trainer { options, config, lora, params, backend, programs, peak_bytes, step, unsettled })
     }
 
     /// What [`Trainer::planned_peak_bytes`] of such a trainer would be, without weights, memory or a device. On a GPU the room
@@ -117,7 +120,8 @@ impl Trainer {
     ///
     /// # Errors
     /// When a micro-batch does not fit, nothing has a label, or loss or gradient is not finite; parameters are unchanged
-    /// then.
+    /// then. When the device fails before the update is begun they are too; when it fails after that, they are of no step any
+    /// more, and whatever depends on them is refused with [`EngineError::Unsettled`] until [`Trainer::load_state`].
     pub fn step(
         &mut self,
         micro_batches: &[MicroBatch],
@@ -138,6 +142,7 @@ impl Trainer {
         optimizer: &AdamW,
         next: impl FnOnce(Packer) -> Ahead,
     ) -> Result<(StepOutcome, Ahead), EngineError> {
+        self.settled()?;
         let (label_tokens, tokens) = (now.label_tokens(), now.tokens());
         if label_tokens == 0 {
             return Err(EngineError::NoLabels { step: self.step + 1 });
@@ -151,13 +156,16 @@ impl Trainer {
         }
         let dims = Dims { tokens: 0, loss_rows: 0, seqs: 0, chunk: 1 };
         let inputs = Inputs { dims, index: Arc::default(), scalars };
+        self.backend.ready(&self.programs.update, &inputs)?;
         // The update does nothing when the norm is not finite, as it is whenever a loss is not.
+        self.unsettled = true;
         self.backend.submit(&self.programs.update, inputs)?;
         let norm = self.backend.note(&self.programs.update, self.programs.norm)?;
         let ahead = next(self.packer());
         // The update is on its way: whatever goes wrong with the step after it must not hide that this one counts.
         let ahead = self.send_ahead(&ahead, scalars).map_or_else(|e| Some(Err(e)), |()| ahead);
         self.backend.wait()?;
+        self.unsettled = false;
         let sum = self.sum(&losses);
         let grad_norm = f64::from(self.backend.noted(norm));
         let failed = |what| Err(EngineError::NonFinite { what, step: self.step + 1 });
@@ -176,6 +184,7 @@ impl Trainer {
     /// # Errors
     /// When the micro-batch does not fit.
     pub fn evaluate(&mut self, micro: &MicroBatch) -> Result<LossSum, EngineError> {
+        self.settled()?;
         let packed = self.packer().pack(micro)?;
         let label_tokens = packed.label_tokens();
         let Packed { dims, index } = packed;
@@ -191,6 +200,7 @@ impl Trainer {
     /// # Errors
     /// When the micro-batch does not fit or has no label.
     pub fn gradients(&mut self, micro: &MicroBatch) -> Result<BTreeMap<String, Vec<f32>>, EngineError> {
+        self.settled()?;
         let prepared = self.packer().prepare(std::slice::from_ref(micro))?;
         let label_tokens = prepared.label_tokens();
         if label_tokens == 0 {
@@ -245,6 +255,7 @@ impl Trainer {
     /// When the device fails.
     pub fn adapter(&self) -> Result<Option<Adapter>, EngineError> {
         let Some(config) = self.lora.clone() else { return Ok(None) };
+        self.settled()?;
         let master = self.backend.load_slab(Slab::Master)?;
         let mut tensors = BTreeMap::new();
         for spec in self.params.specs.iter().filter(|spec| spec.class == Class::Adapter) {
@@ -263,6 +274,7 @@ impl Trainer {
     /// # Errors
     /// When the tensors are not those of the configuration.
     pub fn weights(&self) -> Result<Weights, EngineError> {
+        self.settled()?;
         let mut tensors = BTreeMap::new();
         let master = self.backend.load_slab(Slab::Master)?;
         for (id, spec) in self.params.iter() {
@@ -290,8 +302,9 @@ impl Trainer {
     /// Everything that training changes.
     ///
     /// # Errors
-    /// When the device fails.
+    /// When the device fails, or failed after an update was begun.
     pub fn state(&self) -> Result<TrainState, EngineError> {
+        self.settled()?;
         Ok(TrainState {
             step: self.step,
             master: self.backend.load_slab(Slab::Master)?,
@@ -316,11 +329,16 @@ impl Trainer {
                 return Err(EngineError::Mismatch(format!("the state has {given} numbers, not {needed}")));
             }
         }
+        self.unsettled = true;
         self.backend.store_slab(Slab::Master, &state.master)?;
         self.backend.store_slab(Slab::M, &state.m)?;
         self.backend.store_slab(Slab::V, &state.v)?;
-        self.step = state.step;
+        (self.step, self.unsettled) = (state.step, false);
         Ok(())
+    }
+
+    fn settled(&self) -> Result<(), EngineError> {
+        if self.unsettled { Err(EngineError::Unsettled { step: self.step + 1 }) } else { Ok(()) }
     }
 
     /// Hexadecimal SHA-256 of the frozen tensors as they are now: over the lines `name \0 SHA-256 of its float32 values \n` in
@@ -477,6 +495,69 @@ fn compile(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::{Precision, SavePolicy, Sequence};
+    use crate::backend::BackendError;
+    use crate::plan::{ParamId, Place, Role, Rows};
+
+    fn trainer() -> Trainer {
+        let config = Config { vocab_size: 64, ..model::init::architecture("tiny").unwrap() };
+        let options = TrainOptions {
+            mode: Mode::Lora,
+            dropout: 0.0,
+            precision: Precision::Float32,
+            threads: 1,
+            seed: 1,
+            save: SavePolicy::All,
+            max_tokens: 16,
+            device: ComputeDevice::Cpu,
+            packed_base: false,
+        };
+        let adapter = Adapter::init(&config, &LoraConfig { r: 2, ..LoraConfig::default() }, 1);
+        Trainer::new(&config, &model::init::random_weights(&config, 1), Some(&adapter), options).unwrap()
+    }
+
+    /// The update is done when its norm can't be noted: the slabs are a step ahead of the count.
+    #[test]
+    fn a_trainer_whose_update_did_not_end_well_gives_no_state_until_one_is_loaded() {
+        let rule = AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, clip: 1.0 };
+        let ids: Vec<u32> = (1..9).collect();
+        let labels = ids.iter().map(|&id| id as i32).collect();
+        let micro = [MicroBatch { sequences: vec![Sequence { sample_id: 0, input_ids: ids, labels }] }];
+        let (mut trainer, mut whole) = (trainer(), trainer());
+        for trainer in [&mut trainer, &mut whole] {
+            trainer.step(&micro, &rule).unwrap();
+        }
+        let before = trainer.state().unwrap();
+        assert_eq!(before, whole.state().unwrap());
+
+        let (_, mut update, _) = optimizer_plans();
+        let nowhere = update.buffer("nowhere", Rows::Const(1), 1, Role::Param, Place::Param(ParamId(0)));
+        let placement = place(&update, trainer.backend.layout(&update), &trainer.backend.caps().claims);
+        let broken = trainer.backend.compile(update, placement).unwrap();
+        let good = (std::mem::replace(&mut trainer.programs.update, broken), trainer.programs.norm);
+        trainer.programs.norm = nowhere;
+        let error = trainer.step(&micro, &rule).unwrap_err();
+        assert!(matches!(error, EngineError::Backend(BackendError::Plan { .. })), "{error}");
+        assert_ne!(trainer.backend.load_slab(Slab::Master).unwrap(), before.master, "no update was made");
+        let refused = [
+            trainer.state().err(),
+            trainer.adapter().err(),
+            trainer.weights().err(),
+            trainer.evaluate(&micro[0]).err(),
+            trainer.gradients(&micro[0]).err(),
+            trainer.step(&micro, &rule).err(),
+        ];
+        for error in refused {
+            assert!(matches!(error, Some(EngineError::Unsettled { step: 2 })), "{error:?}");
+        }
+
+        (trainer.programs.update, trainer.programs.norm) = good;
+        trainer.load_state(&before).unwrap();
+        for trainer in [&mut trainer, &mut whole] {
+            trainer.step(&micro, &rule).unwrap();
+        }
+        assert_eq!(trainer.state().unwrap(), whole.state().unwrap());
+    }
 
     /// As a backend that forgets its notes at every wait.
     #[test]

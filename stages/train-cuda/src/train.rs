@@ -268,13 +268,22 @@ impl Run<'_> {
 
     /// Saves the state and says where it is.
     fn kept(&mut self) -> String {
-        match self.save_state() {
-            Ok(()) => format!(
-                "the state after step {} is in {}",
-                self.history.steps_done(),
-                self.store.dir().display()
-            ),
-            Err(e) => format!("its state could not be saved ({e})"),
+        let saved = self.save_state();
+        self.said(saved)
+    }
+
+    fn said(&self, saved: Result<()>) -> String {
+        match saved {
+            Ok(()) => self.left(),
+            Err(e) => format!("its state could not be saved ({e}); {}", self.left()),
+        }
+    }
+
+    /// The state that a restart goes on from.
+    fn left(&self) -> String {
+        match self.store.newest_step() {
+            Some(step) => format!("the state after step {step} is in {}", self.store.dir().display()),
+            None => "no state was saved before".to_owned(),
         }
     }
 
@@ -437,16 +446,20 @@ impl Run<'_> {
         }
     }
 
-    /// Somebody else took the memory that a step needs. The state before it is whole, and a new process plans anew.
+    /// Somebody else took the memory that a step needs. The state before it is whole, unless its update was begun already, and
+    /// a new process plans anew.
     fn out_of_memory(&mut self, e: &EngineError) -> StageError {
         let done = self.history.steps_done();
         self.history.ran_out_bytes = Some(self.planned_bytes);
-        let kept = self.kept();
+        // Where the update was begun, the state on the disk counts: it learns what ran out.
+        let saved = self.save_state();
+        let saved = saved.or_else(|e| self.store.note_ran_out(self.planned_bytes).and(Err(e)));
+        let kept = self.said(saved);
         let message = format!("{e}, after {done} steps");
         self.live.alert(&message);
         self.live.status(TrainingStatus::Failed(message.clone()));
         StageError::retryable(message).next(format!(
-            "{kept}; start again: training goes on from there with less memory, with fewer tokens at a time if it must"
+            "{kept}; start again: training goes on from what there is with less memory, with fewer tokens at a time if it must"
         ))
     }
 
@@ -456,12 +469,9 @@ impl Run<'_> {
         let message = format!("the GPU does not answer after {done} steps: {e}");
         self.live.alert(&message);
         self.live.status(TrainingStatus::Failed(message.clone()));
-        let saved = match self.store.newest_step() {
-            Some(step) => format!("the state after step {step} is in {}: ", self.store.dir().display()),
-            None => "no state was saved before: ".to_owned(),
-        };
         StageError::failed(message).next(format!(
-            "look at the GPU with `runner doctor` and nvidia-smi; {saved}the same command goes on from what there is"
+            "look at the GPU with `runner doctor` and nvidia-smi; {}: the same command goes on from what there is",
+            self.left()
         ))
     }
 

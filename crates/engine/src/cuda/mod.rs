@@ -65,7 +65,8 @@ pub struct CudaOptions {
 struct Variant {
     work: Arc<Schedule>,
     graph: Option<Graph>,
-    runs: u64,
+    /// All that it launches is loaded.
+    ran: bool,
     last_use: u64,
 }
 
@@ -211,14 +212,10 @@ impl Cuda {
         Ok(())
     }
 
-    fn run(&self, program: &CudaProgram, dims: Dims) -> Result<(), BackendError> {
+    /// Lowers what was not run with these counts yet, and captures what was once.
+    fn make_ready(&self, program: &CudaProgram, dims: Dims) -> Result<(), BackendError> {
         let key = (dims.tokens, dims.loss_rows);
         let mut variants = program.variants.borrow_mut();
-        let now = {
-            let mut uses = program.uses.borrow_mut();
-            *uses += 1;
-            *uses
-        };
         if !variants.contains_key(&key) {
             if variants.len() >= VARIANTS {
                 let oldest = variants.iter().min_by_key(|(_, v)| v.last_use).map(|(&key, _)| key);
@@ -226,18 +223,28 @@ impl Cuda {
             }
             let pieces = self.lower(program, dims, true)?.into_iter().map(|(_, piece)| piece).collect();
             let work = Arc::new(Schedule::new(&self.gpu, pieces)?);
-            variants.insert(key, Variant { work, graph: None, runs: 0, last_use: now });
+            variants.insert(key, Variant { work, graph: None, ran: false, last_use: *program.uses.borrow() });
         }
-        let Some(variant) = variants.get_mut(&key) else { return Ok(()) };
-        variant.last_use = now;
-        variant.runs += 1;
-        if self.options.graphs && variant.runs == 2 {
+        if let Some(variant) = variants.get_mut(&key)
+            && (self.options.graphs && variant.ran && variant.graph.is_none())
+        {
             variant.graph = Some(Graph::capture(&self.gpu, &variant.work)?);
         }
+        Ok(())
+    }
+
+    fn run(&self, program: &CudaProgram, dims: Dims) -> Result<(), BackendError> {
+        self.make_ready(program, dims)?;
+        let mut uses = program.uses.borrow_mut();
+        *uses += 1;
+        let mut variants = program.variants.borrow_mut();
+        let Some(variant) = variants.get_mut(&(dims.tokens, dims.loss_rows)) else { return Ok(()) };
+        variant.last_use = *uses;
         match &variant.graph {
             Some(graph) => graph.launch()?,
             None => variant.work.run()?,
         }
+        variant.ran = true;
         Ok(())
     }
 
@@ -409,6 +416,10 @@ impl Backend for Cuda {
             self.choices = Some(choices);
         }
         Ok(program)
+    }
+
+    fn ready(&mut self, program: &CudaProgram, inputs: &Inputs) -> Result<(), BackendError> {
+        self.make_ready(program, self.dims(program, inputs))
     }
 
     fn submit(&mut self, program: &CudaProgram, inputs: Inputs) -> Result<(), BackendError> {

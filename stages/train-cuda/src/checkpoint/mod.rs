@@ -198,6 +198,19 @@ impl Store {
         self.clean()
     }
 
+    /// Notes in the state that a restart would go on from, where there is one, that memory ran out with a plan of so many bytes.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub(crate) fn note_ran_out(&mut self, bytes: u64) -> Result<()> {
+        for file in [NEWEST_FILE, GOOD_FILE] {
+            if let Some(Ok((stored, state))) = self.read(file)? {
+                return self.save(&History { ran_out_bytes: Some(bytes), ..stored.history() }, &state);
+            }
+        }
+        Ok(())
+    }
+
     /// The newest state is good: it takes the place of the last good one.
     ///
     /// # Errors

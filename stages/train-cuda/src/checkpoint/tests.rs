@@ -82,6 +82,25 @@ fn a_state_comes_back_bit_for_bit() {
 }
 
 #[test]
+fn that_memory_ran_out_can_be_noted_in_a_state_that_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = store(dir.path());
+    store.note_ran_out(9).unwrap();
+    assert!(matches!(Store::new(dir.path(), "f".into()).load().unwrap(), Found::Nothing), "no state");
+    store.save(&history(), &state()).unwrap();
+    store.prove().unwrap();
+    let (history_5, state_5) = later(3);
+    for (history, state) in [(history(), state()), (history_5, state_5)] {
+        store.save(&history, &state).unwrap();
+        store.note_ran_out(9).unwrap();
+        let found = loaded(dir.path());
+        assert_eq!(found.history, History { ran_out_bytes: Some(9), ..history });
+        assert_eq!(found.state, state);
+    }
+    assert_eq!(store.good_step(), Some(2), "what is good stays");
+}
+
+#[test]
 fn a_state_takes_the_place_of_a_good_one_only_when_it_is_good_too() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = store(dir.path());

@@ -101,6 +101,23 @@ fn memory_that_a_graph_lacks_is_no_lost_gpu_and_the_next_process_takes_less() {
     assert_eq!(case.manifest().steps, 40);
 }
 
+/// The slabs of such a step may be those of the next one: no state of it is saved.
+#[test]
+fn memory_that_an_update_lacks_leaves_the_last_saved_state() {
+    // The second step replays two graphs: what makes the gradients zero, then the update.
+    let short = [("FAIL", "cuGraphLaunch:2:2")];
+    let refused = "the update of step 2 was begun, and how far it came is not known";
+    let case = Case::steps();
+    case.expect(&[], &short, 75, &["after 1 steps", refused, "no state was saved before", "start again"]);
+    let said = case.expect(&[], &[], 0, &["trained 40 steps"]);
+    assert!(!said.contains("goes on after"), "{said}");
+
+    let case = Case::steps();
+    let texts = ["after 1 steps", refused, "the state after step 1 is in"];
+    case.expect(&["checkpoint_every=1"], &short, 75, &texts);
+    case.expect(&[], &[], 0, &["goes on after step 1 from", "memory ran out before", "are computed again"]);
+}
+
 #[test]
 fn memory_that_is_short_from_the_start_is_said_to_be_that() {
     let case = Case::steps();
