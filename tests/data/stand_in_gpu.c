@@ -5,8 +5,10 @@
  * STAND_IN_CAPABILITIES  "7.5,9.0": one device each
  * STAND_IN_TOTAL_MB      memory of a device
  * CUDA_VISIBLE_DEVICES   empty: there is none
- * STAND_IN_FAIL          "cuGraphLaunch:20:214": from its 20th call on a function answers with 214
+ * STAND_IN_FAIL          "cuGraphLaunch:20:214": from its 20th call on a function answers with 214;
+ *                        "cuGraphLaunch:20:214:25": up to its 25th call
  */
+#include <limits.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,9 +23,9 @@ static int answer(const char *name, int *calls) {
     size_t n = strlen(name);
     ++*calls;
     if (!fail || strncmp(fail, name, n) || fail[n] != ':') return OK;
-    int from = 0, code = 0;
-    if (sscanf(fail + n, ":%d:%d", &from, &code) != 2) return INVALID;
-    return *calls >= from ? code : OK;
+    int from = 0, code = 0, to = INT_MAX;
+    if (sscanf(fail + n, ":%d:%d:%d", &from, &code, &to) < 2) return INVALID;
+    return *calls >= from && *calls <= to ? code : OK;
 }
 #define ANSWER()                                    \
     do {                                            \

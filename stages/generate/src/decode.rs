@@ -2,13 +2,14 @@
 
 use std::time::Instant;
 
+use engine::backend::BackendError;
 use engine::{
     ComputeDevice, EngineError, Finish, GenEvent, GenRequest, GenResult, GenerateOptions, Generator, Sampling,
 };
 use model::config::Config;
 use model::tokenizer::Tokenizer;
 use record::generation::{FinishReason, Sample};
-use stage_kit::{Context, Result, StageError};
+use stage_kit::{Context, Progress, Result, StageError};
 
 use crate::journal::{Journal, Line};
 use crate::params::Params;
@@ -92,7 +93,8 @@ impl Decoder<'_> {
         })
     }
 
-    /// Generates every job of `jobs` and adds it to the journal.
+    /// Generates every job of `jobs` and adds it to the journal. Says what memory ran out for where it did; what is finished is
+    /// in the journal then too.
     ///
     /// # Errors
     /// Interrupted (what is finished is in the journal), the engine's, the disk's.
@@ -101,10 +103,9 @@ impl Decoder<'_> {
         generator: &mut Generator,
         jobs: &[&Job],
         journal: &mut Journal,
-    ) -> Result<Spent> {
-        let progress = self.context.progress("samples", Some(jobs.len() as u64));
+        (progress, spent): (&Progress<'_>, &mut Spent),
+    ) -> Result<Option<BackendError>> {
         let requests: Vec<GenRequest> = jobs.iter().map(|job| self.request(job)).collect();
-        let mut spent = Spent::default();
         let begun = Instant::now();
         let mut since = vec![begun; jobs.len()];
         let mut latency_ms = vec![0.0; jobs.len()];
@@ -124,10 +125,13 @@ impl Decoder<'_> {
         });
         kept?;
         self.context.check_cancelled()?;
-        ended.map_err(engine_error)?;
-        spent.seconds = begun.elapsed().as_secs_f64();
-        spent.computed = generator.computed_tokens();
-        Ok(spent)
+        spent.seconds += begun.elapsed().as_secs_f64();
+        spent.computed += generator.computed_tokens();
+        match ended {
+            Ok(()) => Ok(None),
+            Err(EngineError::Backend(e)) if e.is_out_of_memory() => Ok(Some(e)),
+            Err(e) => Err(engine_error(e)),
+        }
     }
 
     /// Jobs that have no room for a completion, as samples that say so.
@@ -193,6 +197,13 @@ impl Decoder<'_> {
             template_sha256: self.identity.template_sha256.clone(),
         })
     }
+}
+
+/// Memory that was there when the run began and is no more: others took it, and may give it back.
+pub(crate) fn out_of_memory(e: &BackendError) -> StageError {
+    StageError::retryable(format!("{e}, with one sequence at a time")).next(
+        "free memory of the GPU (nvidia-smi shows who holds it) and start again: what is done is kept; or take another GPU (--set device=cuda:N), or compute on the CPU: --set device=cpu",
+    )
 }
 
 /// An error of the engine as the stage's.

@@ -13,6 +13,7 @@ mod weights;
 
 use std::time::Instant;
 
+use engine::backend::BackendError;
 use engine::device::{self, Build, ComputeDevice, DeviceRequest};
 use engine::{EngineError, Generator};
 use model::prompt;
@@ -20,7 +21,7 @@ use stage_kit::{Alias, Context, Outcome, PortSpec, Result, Stage, StageError, Ta
 
 pub use crate::params::{Base, Params, Precision};
 
-use crate::decode::{Decoder, Identity, Spent, engine_error};
+use crate::decode::{Decoder, Identity, Spent, engine_error, out_of_memory};
 use crate::journal::{Journal, Line};
 use crate::tasks::{Job, Jobs};
 use crate::weights::{Model, Tuned};
@@ -136,8 +137,7 @@ fn generate(
     let spent = if fit.is_empty() {
         Spent::default()
     } else {
-        let mut generator = make(&decoder, model, tuned, &fit, base)?;
-        decoder.run(&mut generator, &fit, &mut journal)?
+        decode(&decoder, (model, tuned, base), &fit, &mut journal)?
     };
     let lines: Option<Vec<&Line>> = jobs.jobs.iter().map(|job| journal.done.get(&key(job))).collect();
     let lines = lines.ok_or_else(|| StageError::internal("a sample is missing"))?;
@@ -149,24 +149,56 @@ fn generate(
     Ok(())
 }
 
-/// A generator for as many sequences at a time as the parameters say, or as the GPU's memory has room for.
+/// What a generator runs on.
+type Loaded<'m> = (&'m Model, Option<&'m Tuned>, engine::Base);
+
+/// Generates every job, with fewer sequences at a time where memory runs out in the middle: the samples are the same.
+fn decode(decoder: &Decoder<'_>, loaded: Loaded<'_>, jobs: &[&Job], journal: &mut Journal) -> Result<Spent> {
+    let progress = decoder.context.progress("samples", Some(jobs.len() as u64));
+    let mut spent = Spent::default();
+    let (mut batch, mut ran_out) = (decoder.params.batch as usize, false);
+    loop {
+        let left = jobs.iter().filter(|job| !journal.done.contains_key(&key(job)));
+        let left: Vec<&Job> = left.copied().collect();
+        let (mut generator, made_for) = make(decoder, loaded, &left, (batch, ran_out))?;
+        let Some(e) = decoder.run(&mut generator, &left, journal, (&progress, &mut spent))? else {
+            return Ok(spent);
+        };
+        // More than there are left take no more memory.
+        let at_a_time = made_for.min(left.len());
+        if at_a_time <= 1 {
+            return Err(out_of_memory(&e));
+        }
+        (batch, ran_out) = (at_a_time / 2, true);
+        say_fewer(decoder, &e, batch);
+    }
+}
+
+fn say_fewer(decoder: &Decoder<'_>, e: &BackendError, batch: usize) {
+    let sequences = if batch == 1 { "sequence" } else { "sequences" };
+    decoder.context.warn(&format!("{e}; {batch} {sequences} at a time instead, the samples are the same"));
+}
+
+/// A generator for `batch` sequences at a time, or for as many as the GPU's memory has room for, and how many these are.
+/// `ran_out`: there was enough for more before.
 fn make(
     decoder: &Decoder<'_>,
-    model: &Model,
-    tuned: Option<&Tuned>,
+    (model, tuned, base): Loaded<'_>,
     jobs: &[&Job],
-    base: engine::Base,
-) -> Result<Generator> {
+    (mut batch, ran_out): (usize, bool),
+) -> Result<(Generator, usize)> {
     let adapter = tuned.map(|t| &t.adapter);
-    let mut batch = decoder.params.batch as usize;
     loop {
         let options = decoder.options(jobs, base, batch)?;
         match Generator::new(&model.config, &model.weights, adapter, options) {
             Err(EngineError::Backend(e)) if e.is_out_of_memory() && !e.is_without_context() && batch > 1 => {
-                batch /= 2;
-                decoder.context.warn(&format!("{e}; {batch} sequences at a time instead"));
+                batch = batch.min(jobs.len()).max(2) / 2;
+                say_fewer(decoder, &e, batch);
             }
-            made => return made.map_err(engine_error),
+            Err(EngineError::Backend(e)) if e.is_out_of_memory() && ran_out => {
+                return Err(out_of_memory(&e));
+            }
+            made => return made.map(|generator| (generator, batch)).map_err(engine_error),
         }
     }
 }
