@@ -28,23 +28,15 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// Opens the journal of the run that `fingerprint` names. Lines that a kill left torn are generated again.
+    /// Opens the journal of the run that `fingerprint` names. Lines that a kill left torn are generated again. Of journals of
+    /// other runs the longest is left: whoever gave one parameter wrongly goes on with the right one.
     ///
     /// # Errors
     /// The disk's.
     pub(crate) fn open(context: &Context, fingerprint: &str) -> Result<Self> {
         let dir = context.checkpoint_dir();
         let own = format!("samples-{}.jsonl", &fingerprint[..fingerprint.len().min(16)]);
-        for entry in fs::read_dir(dir).map_err(|e| StageError::io("list", dir, e))?.flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if name.starts_with("samples-") && name.ends_with(".jsonl") && name != own {
-                context.warn(&format!(
-                    "{}: samples of other parameters or inputs, not used",
-                    entry.path().display()
-                ));
-                fs::remove_file(entry.path()).map_err(|e| StageError::io("delete", &entry.path(), e))?;
-            }
-        }
+        keep_one_other(context, &own)?;
         let path = dir.join(own);
         let done = read(&path).map_err(|e| StageError::io("read", &path, e))?;
         let partial = path.with_extension("partial");
@@ -65,6 +57,34 @@ impl Journal {
         self.done.insert(key(&line.sample), line);
         Ok(())
     }
+}
+
+fn keep_one_other(context: &Context, own: &str) -> Result<()> {
+    let dir = context.checkpoint_dir();
+    let mut others = Vec::new();
+    for entry in fs::read_dir(dir).map_err(|e| StageError::io("list", dir, e))?.flatten() {
+        let (name, path) = (entry.file_name().to_string_lossy().into_owned(), entry.path());
+        if name.starts_with("samples-") && name.ends_with(".jsonl") && name != own {
+            let done = read(&path).map_err(|e| StageError::io("read", &path, e))?.len();
+            others.push((done, path));
+        }
+    }
+    others.sort();
+    let kept = others.pop();
+    for (done, path) in &others {
+        fs::remove_file(path).map_err(|e| StageError::io("delete", path, e))?;
+        context.warn(&format!(
+            "{}: its {done} samples belong to other parameters or inputs: deleted, there are more of another run",
+            path.display()
+        ));
+    }
+    if let Some((done, path)) = kept {
+        context.warn(&format!(
+            "{}: its {done} samples belong to other parameters or inputs: not used, and kept until a run succeeds here",
+            path.display()
+        ));
+    }
+    Ok(())
 }
 
 pub(crate) fn key(sample: &Sample) -> Key {
@@ -140,11 +160,18 @@ mod tests {
     }
 
     #[test]
-    fn another_run_s_journal_is_not_used() {
+    fn another_run_s_journal_is_not_used_and_the_longest_stays() {
         let dir = tempfile::tempdir().unwrap();
         let context = ContextBuilder::new("generate", dir.path()).build().unwrap();
-        Journal::open(&context, "f").unwrap().add(line(0)).unwrap();
-        assert!(Journal::open(&context, "g").unwrap().done.is_empty());
-        assert!(Journal::open(&context, "f").unwrap().done.is_empty());
+        let done = |fingerprint| Journal::open(&context, fingerprint).unwrap().done.len();
+        let mut journal = Journal::open(&context, "f").unwrap();
+        (0..2).for_each(|n| journal.add(line(n)).unwrap());
+        let mut journal = Journal::open(&context, "g").unwrap();
+        assert!(journal.done.is_empty());
+        journal.add(line(0)).unwrap();
+        assert_eq!((done("f"), done("g")), (2, 1), "each has its own");
+        // Two mistakes after each other: the first run's samples are still there.
+        assert_eq!(done("h"), 0);
+        assert_eq!((done("f"), done("g")), (2, 0));
     }
 }

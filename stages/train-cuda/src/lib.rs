@@ -23,6 +23,7 @@ mod tokens;
 mod train;
 mod weights;
 
+use std::path::Path;
 use std::time::Instant;
 
 use engine::device::{self, Build, ComputeDevice, DeviceRequest};
@@ -33,6 +34,7 @@ pub use crate::params::{Params, Precision, Preset, Select, TrainMode};
 pub use crate::tfevents::masked_crc32c;
 
 use crate::alarms::Alarms;
+use crate::checkpoint::places::{self, Other};
 use crate::checkpoint::{Found, History, Loaded, Store};
 use crate::feed::Feed;
 use crate::inputs::Inputs;
@@ -136,8 +138,10 @@ fn train(
     if let Some(why) = silent {
         context.warn(&why);
     }
-    let store = Store::new(context.checkpoint_dir(), fingerprint(params, device, &hashes, context.seed())?);
-    let (config, earlier) = (&base.config, store.peek());
+    let fingerprint = fingerprint(params, device, &hashes, context.seed())?;
+    let mut store = Store::new(&places::own(context.checkpoint_dir(), &fingerprint)?, fingerprint);
+    let found = store.load()?;
+    let (config, earlier) = (&base.config, found.history().cloned());
     let made = Maker { params, config, weights: &weights, data: &data, device, context, earlier }
         .make(adapter.as_ref())?;
     let made_s = begun.elapsed().as_secs_f64();
@@ -150,7 +154,7 @@ fn train(
     };
     drop(weights);
     telemetry.poke();
-    let mut live = Live::new(context, &facts(params, &base, length, context), telemetry);
+    let mut live = Live::new(context, &facts(params, &base, length, store.dir()), telemetry);
     for line in summary(&data, length, n_trainable, planned_peak_bytes) {
         live.say(&line);
     }
@@ -183,7 +187,7 @@ fn train(
         alarms: Alarms::new(base.config.vocab_size, warm, params.vram_limit_bytes()),
         stepping: Stepping::default(),
     };
-    let mut run = resumed(run)?;
+    let mut run = resumed(run, found)?;
     run.go()?;
     let end = End { base: &base, device, n_trainable, base_sha256, planned_peak_bytes };
     finish(run, end, context)
@@ -239,9 +243,10 @@ fn finish(mut run: Run<'_>, end: End<'_>, context: &Context) -> Result<()> {
 }
 
 /// Goes on from an earlier process's state where there is one of this very run.
-fn resumed(mut run: Run<'_>) -> Result<Run<'_>> {
+fn resumed(mut run: Run<'_>, found: Found) -> Result<Run<'_>> {
+    say_others(&mut run)?;
     let dir = run.store.dir().display().to_string();
-    match run.store.load()? {
+    match found {
         Found::Nothing => run.store.clear()?,
         Found::Useless(why) => {
             run.live.warn(&format!(
@@ -263,7 +268,7 @@ fn resumed(mut run: Run<'_>) -> Result<Run<'_>> {
                 }
                 Err(e) => {
                     run.live.warn(&format!(
-                        "the checkpoint in {dir} is not used: {e}; training starts from the beginning"
+                        "the checkpoint in {dir} is not used: {e}; training starts from the beginning, with as many tokens at a time as it had"
                     ));
                     run.store.clear()?;
                 }
@@ -287,6 +292,25 @@ fn resumed(mut run: Run<'_>) -> Result<Run<'_>> {
     Ok(run)
 }
 
+/// States of other parameters, inputs or seed are not used; one of them stays.
+fn say_others(run: &mut Run<'_>) -> Result<()> {
+    let others = places::keep_one_other(run.context.checkpoint_dir(), run.store.dir())?;
+    let what = |other: &Other| {
+        let dir = other.dir.display();
+        format!("the state after step {} in {dir} belongs to other parameters, inputs or seed", other.step)
+    };
+    if let Some(kept) = &others.kept {
+        run.live.warn(&format!(
+            "{}: it is not used, and stays until a run succeeds here; given what it was made with, training goes on from it",
+            what(kept)
+        ));
+    }
+    for other in &others.deleted {
+        run.live.warn(&format!("{}: it is deleted, another went further", what(other)));
+    }
+    Ok(())
+}
+
 /// What a user changes after memory ran out or a GPU was lost, and when states are saved: it leaves the numbers alone. The
 /// tokens at a time, which follow from memory, are in the state.
 const NOT_OF_THE_NUMBERS: [&str; 4] = ["checkpoint_every", "device", "preset", "vram_limit_mb"];
@@ -306,11 +330,11 @@ fn fingerprint(
     Ok(digest::sha256_hex(text))
 }
 
-fn facts(params: &Params, base: &inputs::Base, length: Length, context: &Context) -> RunFacts {
+fn facts(params: &Params, base: &inputs::Base, length: Length, checkpoints: &Path) -> RunFacts {
     RunFacts {
         model_name: base.manifest.source.clone(),
         model_path: base.dir.display().to_string(),
-        checkpoint_path: context.checkpoint_dir().display().to_string(),
+        checkpoint_path: checkpoints.display().to_string(),
         total_epochs: length.epochs(),
         steps_per_epoch: length.steps_per_epoch,
         total_steps: length.total,

@@ -8,6 +8,7 @@
 //! Every file gets its name only when it is whole and on the disk. Weights are written before the state that names them and
 //! deleted after the last state that names them, so a kill at any moment leaves a state whose folders exist.
 
+pub(crate) mod places;
 mod state;
 
 use std::collections::{BTreeMap, HashMap};
@@ -36,6 +37,17 @@ pub(crate) enum Found {
     State(Box<Loaded>),
 }
 
+impl Found {
+    /// Of the run that goes on. One from the beginning takes nothing over, the tokens at a time neither: they are those of
+    /// any such run.
+    pub(crate) fn history(&self) -> Option<&History> {
+        match self {
+            Self::State(loaded) => Some(&loaded.history),
+            Self::Nothing | Self::Useless(_) => None,
+        }
+    }
+}
+
 /// A state, as it was saved.
 #[derive(Debug)]
 pub(crate) struct Loaded {
@@ -53,7 +65,7 @@ struct Saved {
     folders: Vec<PathBuf>,
 }
 
-/// The checkpoint folder of one run.
+/// The states of one run in its folder, [`places::own`].
 #[derive(Debug)]
 pub(crate) struct Store {
     dir: PathBuf,
@@ -94,12 +106,6 @@ impl Store {
 
     fn is_ours(&self, stored: &Stored) -> bool {
         stored.fingerprint == self.fingerprint
-    }
-
-    /// The history of the state that [`Self::load`] would find, if nothing else of it is damaged.
-    pub(crate) fn peek(&self) -> Option<History> {
-        let ours = |file: &&str| header(&self.dir.join(file)).ok().filter(|s| self.is_ours(s));
-        [NEWEST_FILE, GOOD_FILE].iter().find_map(ours).map(|stored| stored.history())
     }
 
     /// Looks for the newest state of an earlier process with the same fingerprint.
@@ -277,15 +283,19 @@ impl Store {
         for entry in fs::read_dir(&self.dir).map_err(|e| StageError::io("list", &self.dir, e))?.flatten() {
             let name = entry.file_name();
             let name = name.to_string_lossy();
-            let number = name.strip_prefix("best-").or_else(|| name.strip_prefix("step-"));
-            let ours = number.is_some_and(|n| n.parse::<u64>().is_ok());
-            if ours && !keep.contains(&entry.path()) {
+            if is_weights(&name) && !keep.contains(&entry.path()) {
                 remove(&entry.path())?;
                 self.weights.remove(&*name);
             }
         }
         Ok(())
     }
+}
+
+/// `best-N` or `step-N`.
+fn is_weights(name: &str) -> bool {
+    let number = name.strip_prefix("best-").or_else(|| name.strip_prefix("step-"));
+    number.is_some_and(|n| n.parse::<u64>().is_ok())
 }
 
 /// What is wrong with a folder of weights.

@@ -154,20 +154,44 @@ fn a_run_goes_on_with_another_limit_of_memory_and_other_times_of_saving() {
     assert!(whole == resumed, "the result differs");
 }
 
+/// One parameter given wrongly costs nothing.
 #[test]
-fn a_checkpoint_of_other_parameters_is_ignored_with_a_warning() {
+fn a_checkpoint_of_other_parameters_is_not_used_and_not_lost() {
     let dir = tempfile::tempdir().unwrap();
     let first = setup(dir.path(), LORA.to_vec());
-    let out = dir.path().join("out");
+    let (whole, out) = (dir.path().join("whole"), dir.path().join("out"));
+    complete(&first, &whole);
     assert_eq!(stop_after(&first, &out, 9, Signal::TERM), Some(130));
     let mut more = LORA.to_vec();
     more.retain(|m| !m.starts_with("lr=") && !m.starts_with("epochs="));
-    more.extend(["lr=1e-3", "epochs=1"]);
+    more.extend(["lr=1e-3", "epochs=6"]);
     let other = Setup { tokens: first.tokens.clone(), more, sees_gpu: false };
-    let output = program(&other.args(&out)).output().unwrap();
-    assert!(output.status.success(), "{}", stderr(&output));
-    assert!(stderr(&output).contains("other parameters"), "{}", stderr(&output));
-    let fresh = dir.path().join("fresh");
+    assert_eq!(stop_after(&other, &out, 5, Signal::TERM), Some(130));
+    assert_eq!(stop_after(&other, &out, 3, Signal::KILL), None);
+
+    let output = first.program(&out).output().unwrap();
+    let said = stderr(&output);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("goes on after step") && said.contains("other parameters"), "{said}");
+    compare(&first, &whole, &out);
+    assert_eq!(std::fs::read_dir(out.join("resume")).map_or(0, Iterator::count), 0, "not cleared");
+}
+
+#[test]
+fn a_run_beside_the_checkpoint_of_another_is_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = setup(dir.path(), LORA.to_vec());
+    let (fresh, out) = (dir.path().join("fresh"), dir.path().join("out"));
+    assert_eq!(stop_after(&first, &out, 9, Signal::TERM), Some(130));
+    let mut more = LORA.to_vec();
+    more.retain(|m| !m.starts_with("lr=") && !m.starts_with("epochs="));
+    more.extend(["lr=1e-3", "epochs=3"]);
+    let other = Setup { tokens: first.tokens.clone(), more, sees_gpu: false };
     complete(&other, &fresh);
+    assert_eq!(stop_after(&other, &out, 5, Signal::TERM), Some(130));
+    let output = other.program(&out).output().unwrap();
+    let said = stderr(&output);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("goes on after step") && said.contains("belongs to other parameters"), "{said}");
     compare(&other, &fresh, &out);
 }

@@ -198,6 +198,30 @@ fn tokens_at_a_time_follow_from_memory_once() {
     case.expect(&["tokens_at_a_time=6400"], &[("TOTAL_MB", "40")], 3, &["6400 tokens at a time do not fit"]);
 }
 
+/// From the beginning is from the beginning: no number of a state that can't be used is taken over.
+#[test]
+fn a_start_after_a_damaged_state_has_the_tokens_of_any_start() {
+    let case = Case::tokens();
+    case.expect(&[], &[], 0, &[]);
+    let metrics: TrainingMetrics = stage_kit::files::read_json(&case.out().join("log/metrics.json")).unwrap();
+    let total_mb = (metrics.planned_peak_bytes / 1_000_000).to_string();
+    let more = ["epochs=3"];
+    let lost = [("TOTAL_MB", &*total_mb), ("FAIL", "cuGraphLaunch:3:214")];
+    case.expect(&more, &lost, 3, &["4800 tokens at a time through"]);
+    let mut damaged = 0;
+    for file in ["newest.safetensors", "state.safetensors"] {
+        let path = case.out().join("resume").join(file);
+        let Ok(mut bytes) = fs::read(&path) else { continue };
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(&path, bytes).unwrap();
+        damaged += 1;
+    }
+    assert!(damaged > 0, "no state was saved");
+    let texts = ["damaged", "training starts from the beginning", "6400 tokens at a time through"];
+    case.expect(&more, &[], 0, &texts);
+    assert_eq!(case.manifest().tokens_at_a_time, [from(0, 6400)]);
+}
+
 #[test]
 fn old_gpus_are_passed_over_or_refused_by_name() {
     let case = Case::steps();
