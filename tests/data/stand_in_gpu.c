@@ -169,6 +169,7 @@ int cublasLtMatmulPreferenceDestroy(void *made) { free(made); return OK; }
 int cublasLtMatmulPreferenceSetAttribute(void *made, int which, const void *from, size_t n) { (void)made; (void)which; (void)from; (void)n; return OK; }
 int cublasLtMatmulAlgoGetHeuristic(void *h, void *d, void *a, void *b, void *c, void *r, void *p, int n, struct result *results, int *found) {
     (void)h; (void)d; (void)a; (void)b; (void)c; (void)r; (void)p; (void)n;
+    ANSWER();
     memset(results, 0, sizeof *results);
     results->waves = 1;
     *found = 1;

@@ -4,7 +4,7 @@ use crate::EngineError;
 use crate::api::Precision;
 use crate::backend::{Backend, BackendError, CacheCopy, Caps, Inputs, Note, Slab};
 use crate::cpu::{Cpu, CpuOptions, CpuProgram};
-use crate::cuda::{Cuda, CudaOptions, CudaProgram, Limits, WorkTime};
+use crate::cuda::{Cuda, CudaOptions, CudaProgram, Limits, Planned, WorkTime};
 use crate::device::ComputeDevice;
 use crate::place::{Layout, Placement};
 use crate::plan::{Dims, Mat, ModelParams, ParamId, Plan};
@@ -97,6 +97,14 @@ impl AnyBackend {
         match (self, program) {
             (Self::Cuda(it), AnyProgram::Cuda(program)) => it.profile(program, inputs),
             _ => Ok(Vec::new()),
+        }
+    }
+
+    /// What making programs ready took; `None` for the CPU.
+    pub(crate) fn planned(&self) -> Option<Planned> {
+        match self {
+            Self::Cuda(it) => Some(it.planned()),
+            Self::Cpu(_) => None,
         }
     }
 

@@ -5,7 +5,7 @@ use crate::any::{AnyBackend, AnyProgram, Purpose};
 use crate::api::{AdamW, LossSum, MicroBatch, Mode, StepOutcome, TrainOptions, TrainState};
 use crate::backend::{Backend, Caps, Inputs, NOTES, Note, Scalars, Slab};
 use crate::batch::{Packed, Packer, Prepared};
-use crate::cuda::{Limits, WorkTime, together};
+use crate::cuda::{Limits, Planned, WorkTime, together};
 use crate::device::ComputeDevice;
 use crate::place::{Layout, place};
 use crate::plan::{
@@ -241,6 +241,12 @@ impl Trainer {
     /// When the device fails.
     pub fn limits(&self) -> Result<Option<Limits>, EngineError> {
         Ok(self.backend.limits()?)
+    }
+
+    /// What making the step's programs ready took on a GPU; `None` on the CPU.
+    #[must_use]
+    pub fn planned(&self) -> Option<Planned> {
+        self.backend.planned()
     }
 
     /// Name of the GPU and bytes of its memory in use, by this process and others; `None` on the CPU.

@@ -9,7 +9,10 @@
 
 use super::gpu::Gpu;
 use super::matmul::Form;
+use super::memory::{Dtype, Tensor};
 use cudarc::cublaslt::{result as lt, sys};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 /// Inner dimensions up to this are short.
 const SHORT: usize = 2048;
@@ -19,6 +22,60 @@ const TURNS: f32 = 2.5;
 const TILE: std::ops::Range<f32> = 15_000.0..23_000.0;
 /// Algorithms that the library is asked for.
 const ASKED: usize = 8;
+
+/// An algorithm as the library describes it: it serves every product of the same question.
+pub(super) type Algorithm = sys::cublasLtMatmulAlgo_t;
+
+/// All that a choice depends on, beside the device and what every product is allowed.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Question {
+    pub form: Form,
+    /// Rows, columns and inner dimension.
+    pub sizes: (usize, usize, usize),
+    /// The number of rows that the algorithm is chosen for; `None`: its own.
+    pub rows: Option<usize>,
+    /// Number of products, and their distances in both factors and the result.
+    pub batch: (usize, [usize; 3]),
+    /// Type, pitch and alignment of both factors, the addend and the result.
+    pub views: [(Dtype, usize, u32); 4],
+    /// Type and alignment.
+    pub bias: Option<(Dtype, u32)>,
+}
+
+/// What was chosen on one device so far: a model's layers, and its plans, ask the same questions over and over.
+#[derive(Debug, Default)]
+pub(crate) struct Algorithms(Mutex<BTreeMap<Question, Algorithm>>);
+
+impl Algorithms {
+    /// The answer to a question, by `ask` when it is a new one.
+    ///
+    /// # Errors
+    /// Those of `ask`, which are forgotten.
+    pub(super) fn of<E>(
+        &self,
+        question: Question,
+        ask: impl FnOnce() -> Result<Algorithm, E>,
+    ) -> Result<Algorithm, E> {
+        // Whoever panicked with the lock had changed nothing, or added a whole answer.
+        let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = lock().get(&question) {
+            return Ok(*known);
+        }
+        let algorithm = ask()?;
+        lock().insert(question, algorithm);
+        Ok(algorithm)
+    }
+
+    /// Number of different questions.
+    pub(super) fn count(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+}
+
+/// The greatest power of two, up to 256, that a view's address is a multiple of.
+pub(super) fn alignment(t: &Tensor) -> u32 {
+    [256, 128, 64, 32, 16, 8, 4].into_iter().find(|&n| t.pointer().is_multiple_of(n)).unwrap_or(2) as u32
+}
 
 /// The algorithms that the library offers, best first.
 ///
@@ -77,6 +134,49 @@ pub(super) fn preferred(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_question_is_asked_once_and_any_other_anew() {
+        let view = (Dtype::Bf16, 64, 256);
+        let first = Question {
+            form: Form::Nt,
+            sizes: (8, 16, 64),
+            rows: None,
+            batch: (1, [0; 3]),
+            views: [view; 4],
+            bias: None,
+        };
+        let mut all = vec![first.clone()];
+        all.push(Question { form: Form::Nn, ..first.clone() });
+        for sizes in [(9, 16, 64), (8, 17, 64), (8, 16, 65)] {
+            all.push(Question { sizes, ..first.clone() });
+        }
+        all.push(Question { rows: Some(8), ..first.clone() });
+        all.push(Question { batch: (2, [0; 3]), ..first.clone() });
+        all.push(Question { batch: (1, [0, 1, 0]), ..first.clone() });
+        for i in 0..4 {
+            for other in [(Dtype::F32, 64, 256), (Dtype::Bf16, 72, 256), (Dtype::Bf16, 64, 16)] {
+                let mut views = first.views;
+                views[i] = other;
+                all.push(Question { views, ..first.clone() });
+            }
+        }
+        all.push(Question { bias: Some((Dtype::Bf16, 256)), ..first.clone() });
+        all.push(Question { bias: Some((Dtype::Bf16, 16)), ..first.clone() });
+        let algorithms = Algorithms::default();
+        assert_eq!(algorithms.of(first, || Err("refused")), Err("refused"), "a failure is no answer");
+        for _ in 0..2 {
+            for (n, question) in all.iter().enumerate() {
+                let answer = Algorithm { data: [n as u64; 8] };
+                let given = algorithms.of(question.clone(), || match algorithms.count() == n {
+                    true => Ok(answer),
+                    false => Err("asked again"),
+                });
+                assert_eq!(given, Ok(answer), "{question:?}");
+            }
+        }
+        assert_eq!(algorithms.count(), all.len());
+    }
 
     #[test]
     fn small_tiles_are_taken_where_writing_them_weighs() {

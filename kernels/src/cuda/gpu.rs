@@ -1,5 +1,6 @@
 //! One GPU: its context, its streams of work, memory.
 
+use super::algorithm::Algorithms;
 use super::compile::{Module, Source};
 use super::error::CudaError;
 use super::memory::{Memory, Pinned};
@@ -51,6 +52,7 @@ pub(crate) struct Inner {
     pub(crate) handle: lt_sys::cublasLtHandle_t,
     properties: Properties,
     modules: Mutex<BTreeMap<&'static str, Arc<Module>>>,
+    pub(crate) algorithms: Algorithms,
 }
 
 #[expect(unsafe_code, reason = "driver handles may be used from any thread")]
@@ -144,6 +146,7 @@ impl Gpu {
             handle,
             properties,
             modules: Mutex::new(BTreeMap::new()),
+            algorithms: Algorithms::default(),
         };
         Ok(Gpu { inner: Arc::new(inner) })
     }
@@ -191,6 +194,12 @@ impl Gpu {
         self.bind()?;
         // SAFETY: the stream lives as long as `self`.
         check("cuStreamSynchronize", unsafe { sys::cuStreamSynchronize(self.inner.stream) })
+    }
+
+    /// Different matrix products that an algorithm was chosen for.
+    #[must_use]
+    pub fn products(&self) -> usize {
+        self.inner.algorithms.count()
     }
 
     /// Makes the context the calling thread's.

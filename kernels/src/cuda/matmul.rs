@@ -4,7 +4,7 @@
 //! dimension is long, [`split`] cuts it into equal parts: one batched product makes a float32 result of each, and
 //! `sum_parts.cu` adds them in order.
 
-use super::algorithm::{offered, preferred};
+use super::algorithm::{Algorithm, Question, alignment, offered, preferred};
 use super::error::CudaError;
 use super::gpu::Gpu;
 use super::launch::{Cost, Work};
@@ -19,7 +19,7 @@ use std::fmt;
 pub const WORKSPACE_BYTES: usize = 32 << 20;
 
 /// Layout of the factors; all matrices are row-major.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Form {
     /// `c[m,n] = a[m,k] b[n,k]^T`.
     Nt,
@@ -378,26 +378,22 @@ impl Plan {
             Ok::<_, lt::CublasError>([x, y, added, z])
         };
         let layouts = of_rows(m)?;
-        let asked = if like == m { layouts } else { of_rows(like)? };
-        let pref = lt::create_matmul_pref()?;
-        // SAFETY: all descriptors are alive; the preference is given back below.
-        let found = unsafe {
-            let set = preferences(pref, (a, b, addend, c));
-            let found = set.and_then(|()| offered(gpu, desc, asked, pref));
-            let _ = lt::destroy_matmul_pref(pref);
-            found?
+        let question = Question {
+            form,
+            sizes: (m, n, k),
+            rows,
+            batch: (batch.count, batch.strides),
+            views: [a, b, addend, c].map(|t| (t.dtype(), t.pitch(), alignment(t))),
+            bias: finish.bias.map(|t| (t.dtype(), alignment(t))),
         };
-        let half = [a, b, c].iter().all(|t| t.dtype() == Dtype::Bf16);
-        let which = if half && batch.count == 1 && !few {
-            let waves: Vec<f32> = found.iter().map(|result| result.wavesCount).collect();
-            preferred(&waves, form, (m, n, k), gpu.properties().multiprocessors)
-        } else {
-            0
-        };
-        let algo = found[which].algo;
-        if like != m {
-            takes(gpu, desc, layouts, &algo)?;
-        }
+        let algo = gpu.inner.algorithms.of(question, || {
+            let asked = if like == m { layouts } else { of_rows(like)? };
+            let algo = choose(gpu, desc, asked, (form, [a, b, addend, c]), batch.count == 1 && !few)?;
+            if like != m {
+                takes(gpu, desc, layouts, &algo)?;
+            }
+            Ok(algo)
+        })?;
         parts.desc = None;
         parts.layouts.retain(|made| !layouts.contains(made));
         Ok(Plan { desc, layouts, algo })
@@ -414,6 +410,33 @@ impl Finish<'_> {
         let message = format!("{what}: addend or bias is not of the result's width, rows and type");
         Err(CudaError::shape("matmul", message))
     }
+}
+
+/// The algorithm for a product of these views; `wide`: one for many rows, whose tiles are chosen here.
+#[expect(unsafe_code, reason = "asks the library")]
+fn choose(
+    gpu: &Gpu,
+    desc: sys::cublasLtMatmulDesc_t,
+    asked: [sys::cublasLtMatrixLayout_t; 4],
+    (form, [a, b, addend, c]): (Form, [&Tensor; 4]),
+    wide: bool,
+) -> Result<Algorithm, lt::CublasError> {
+    let pref = lt::create_matmul_pref()?;
+    // SAFETY: all descriptors are alive; the preference is given back here.
+    let found = unsafe {
+        let set = preferences(pref, (a, b, addend, c));
+        let found = set.and_then(|()| offered(gpu, desc, asked, pref));
+        let _ = lt::destroy_matmul_pref(pref);
+        found?
+    };
+    let half = [a, b, c].iter().all(|t| t.dtype() == Dtype::Bf16);
+    let which = if half && wide {
+        let waves: Vec<f32> = found.iter().map(|result| result.wavesCount).collect();
+        preferred(&waves, form, sizes(form, a, b), gpu.properties().multiprocessors)
+    } else {
+        0
+    };
+    Ok(found[which].algo)
 }
 
 /// Whether an algorithm that was chosen for other sizes computes these, in the workspace that there is.
@@ -485,9 +508,6 @@ unsafe fn preferences(
     use sys::cublasLtMatmulPreferenceAttributes_t as Attribute;
     let workspace = WORKSPACE_BYTES as u64;
     let reduction = sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_NONE as u32;
-    let alignment = |t: &Tensor| -> u32 {
-        [256, 128, 64, 32, 16, 8, 4].into_iter().find(|&n| t.pointer().is_multiple_of(n)).unwrap_or(2) as u32
-    };
     // SAFETY: by the contract of this function; each attribute has the type that the library expects.
     unsafe {
         let put = |attribute, value: *const c_void, size| {

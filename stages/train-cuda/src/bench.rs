@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use engine::cuda::Planned;
 use engine::device::{self, Build, DeviceRequest};
 use engine::{
     AdamW, ComputeDevice, EngineError, MicroBatch, Mode, Packer, Precision, Prepared, SavePolicy, Sequence,
@@ -99,6 +100,8 @@ struct Line {
     /// By NVML, the share of time with any work, after the first second of steps without a pause; absent if not read.
     busy_percent: Option<f64>,
     planned_bytes: u64,
+    /// What lowering every count of rows took, kernels loaded; absent on the CPU.
+    planning_s: Option<f64>,
     device_bytes_in_use: Option<u64>,
     /// By NVML, of this process, or of the device where the driver does not tell them apart.
     peak_vram_bytes: Option<u64>,
@@ -262,10 +265,21 @@ fn measure(
                 format!("{:.2} GiB by NVML ({scope})", gib(bytes))
             })
     ));
+    if let Some(planned) = bench.trainer.planned() {
+        text.push_str(&format!("{}\n", planned_line(planned)));
+    }
     if arguments.profile_ops {
         text.push_str(&table(&bench.trainer.profile(&bench.batches[0])?, bench.trainer.limits()?));
     }
     Ok(text)
+}
+
+/// What making the programs ready took.
+pub(crate) fn planned_line(planned: Planned) -> String {
+    format!(
+        "planned {} buckets of rows in {:.2} s, kernels loaded; {} different matrix products",
+        planned.buckets, planned.seconds, planned.products
+    )
 }
 
 /// The shapes, once every argument was looked at; cuts the model to the layers that are wanted.
@@ -452,6 +466,7 @@ impl Bench {
             peak_vram_bytes: seen.peak().map(|(bytes, _)| bytes),
             peak_vram_scope: seen.peak().map(|(_, scope)| scope.name()),
             planned_bytes: self.trainer.planned_peak_bytes(),
+            planning_s: self.trainer.planned().map(|planned| planned.seconds),
             device_bytes_in_use: memory.map(|(_, bytes)| bytes),
             first_loss,
             last_loss,

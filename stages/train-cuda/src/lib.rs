@@ -155,7 +155,8 @@ fn train(
     drop(weights);
     telemetry.poke();
     let mut live = Live::new(context, &facts(params, &base, length, store.dir()), telemetry);
-    for line in summary(&data, length, n_trainable, planned_peak_bytes) {
+    let planned = trainer.planned().map(bench::planned_line);
+    for line in summary(&data, length, n_trainable, planned_peak_bytes).into_iter().chain(planned) {
         live.say(&line);
     }
     let ready_s = begun.elapsed().as_secs_f64();

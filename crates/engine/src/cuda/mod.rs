@@ -35,6 +35,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 use store::{ALIGN, Store};
 
 /// Loss rows whose logits exist at the same time.
@@ -107,6 +108,18 @@ pub struct Cuda {
     choices: Option<Choices>,
     /// The master slab changed without an update: what is derived from it is old.
     stale: bool,
+    planned: Planned,
+}
+
+/// What making programs ready took, and how much there was of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Planned {
+    /// Counts of rows that a program was lowered for, of all programs.
+    pub buckets: usize,
+    /// Different matrix products among them, whose algorithms are fixed.
+    pub products: usize,
+    /// Kernels are loaded in this time too.
+    pub seconds: f64,
 }
 
 impl Cuda {
@@ -134,6 +147,7 @@ impl Cuda {
             values: Vec::new(),
             choices: None,
             stale: true,
+            planned: Planned::default(),
             gpu,
         })
     }
@@ -156,6 +170,12 @@ impl Cuda {
     #[must_use]
     pub fn gpu(&self) -> &Gpu {
         &self.gpu
+    }
+
+    /// What the programs so far took to be made ready.
+    #[must_use]
+    pub fn planned(&self) -> Planned {
+        Planned { products: self.gpu.products(), ..self.planned }
     }
 
     fn low(&self) -> bool {
@@ -391,6 +411,7 @@ impl Backend for Cuda {
     }
 
     fn compile(&mut self, plan: Plan, placement: Placement) -> Result<CudaProgram, BackendError> {
+        let begun = Instant::now();
         verify(&plan, &placement)?;
         if self.arena.bytes() < placement.peak {
             self.arena = self.gpu.alloc(placement.peak, "the arena of a step")?;
@@ -409,12 +430,14 @@ impl Backend for Cuda {
         let dims = bucket(capacity, capacity, self.options.few_rows);
         for dims in std::iter::once(dims).chain(buckets(capacity, self.options.few_rows)) {
             self.lower(&program, dims, true)?;
+            self.planned.buckets += 1;
         }
         if let (true, Some(&logits)) = (self.options.few_rows, program.plan.outputs.first()) {
             let choices = Choices::new(&self.gpu, capacity.loss_rows)?;
             choices.work(&self.view(&program, logits, capacity)?)?;
             self.choices = Some(choices);
         }
+        self.planned.seconds += begun.elapsed().as_secs_f64();
         Ok(program)
     }
 

@@ -222,6 +222,18 @@ fn a_start_after_a_damaged_state_has_the_tokens_of_any_start() {
     assert_eq!(case.manifest().tokens_at_a_time, [from(0, 6400)]);
 }
 
+/// Layers, counts of rows and plans share their products: the library is asked about each once.
+#[test]
+fn the_library_is_asked_once_about_each_product() {
+    let case = Case::steps();
+    let said = case.expect(&[], &[], 0, &["planned ", "buckets of rows in"]);
+    let before = said.split(" different matrix products").next().unwrap();
+    let products: usize = before.rsplit(' ').next().unwrap().parse().unwrap();
+    let fail = |call: usize| format!("cublasLtMatmulAlgoGetHeuristic:{call}:15");
+    case.expect(&[], &[("FAIL", &fail(products + 1))], 0, &["trained 40 steps"]);
+    case.expect(&[], &[("FAIL", &fail(products))], 3, &["CUBLAS_STATUS_NOT_SUPPORTED"]);
+}
+
 #[test]
 fn old_gpus_are_passed_over_or_refused_by_name() {
     let case = Case::steps();
