@@ -371,6 +371,8 @@ struct Bench {
     trainer: Trainer,
     batches: Vec<MicroBatch>,
     config: Config,
+    /// Parameters of the adapter.
+    n_adapter: u64,
     device: ComputeDevice,
     shape: (usize, usize),
 }
@@ -388,7 +390,8 @@ impl Bench {
         let adapter = is_adapter.then(|| Adapter::init(config, &lora(arguments), 1));
         let trainer = Trainer::new(config, weights, adapter.as_ref(), options)?;
         let batches = (0..4).map(|n| batch(config, shape, n)).collect();
-        Ok(Bench { trainer, batches, config: config.clone(), device, shape })
+        let n_adapter = adapter.as_ref().map_or(0, Adapter::n_parameters);
+        Ok(Bench { trainer, batches, config: config.clone(), n_adapter, device, shape })
     }
 
     /// One step; the one after it is prepared meanwhile.
@@ -458,10 +461,7 @@ impl Bench {
             min_ms: times[0],
             max_ms: times[times.len() - 1],
             tokens_per_s,
-            mfu: utilisation(
-                tokens_per_s,
-                per_token(&self.config, mode, usize::from(arguments.rank), length as f64, 1.0),
-            ),
+            mfu: utilisation(tokens_per_s, per_token(&self.config, mode, self.n_adapter, length as f64, 1.0)),
             busy_percent: seen.busy().map(|(percent, _)| percent),
             peak_vram_bytes: seen.peak().map(|(bytes, _)| bytes),
             peak_vram_scope: seen.peak().map(|(_, scope)| scope.name()),

@@ -166,7 +166,7 @@ fn train(
         ready_s - made_s
     ));
     let warm = Schedule::new(params.lr(), params.warmup_ratio, params.min_lr_ratio, length.total).n_warm;
-    let run = Run {
+    let mut run = Run {
         context,
         params,
         data: &data,
@@ -188,10 +188,10 @@ fn train(
         alarms: Alarms::new(base.config.vocab_size, warm, params.vram_limit_bytes()),
         stepping: Stepping::default(),
     };
-    let mut run = resumed(run, found)?;
-    run.go()?;
     let end = End { base: &base, device, n_trainable, base_sha256, planned_peak_bytes };
-    finish(run, end, context)
+    let ended =
+        resume(&mut run, found).and_then(|()| run.go()).and_then(|()| finish(&mut run, &end, context));
+    ended.inspect_err(|e| run.live.ended_by(e))
 }
 
 /// What the outputs say beside the run itself.
@@ -204,7 +204,7 @@ struct End<'r> {
 }
 
 /// Checks that the base is what it was, and writes the outputs.
-fn finish(mut run: Run<'_>, end: End<'_>, context: &Context) -> Result<()> {
+fn finish(run: &mut Run<'_>, end: &End<'_>, context: &Context) -> Result<()> {
     let begun = Instant::now();
     let base_sha256_after = (run.params.mode != TrainMode::Full)
         .then(|| run.trainer.base_sha256().map_err(engine_error))
@@ -223,7 +223,7 @@ fn finish(mut run: Run<'_>, end: End<'_>, context: &Context) -> Result<()> {
         store: &run.store,
         length: run.length,
         n_trainable: end.n_trainable,
-        base_sha256: end.base_sha256,
+        base_sha256: end.base_sha256.clone(),
         base_sha256_after,
     };
     finished.write_weights(context)?;
@@ -233,7 +233,7 @@ fn finish(mut run: Run<'_>, end: End<'_>, context: &Context) -> Result<()> {
     run.live.status(TrainingStatus::Completed);
     let (steps, seconds) = (run.history.steps_done(), begun.elapsed().as_secs_f64());
     run.live.say(&format!("trained {steps} steps; outputs after {seconds:.1} s"));
-    let metrics = metrics(&run, end.device, end.planned_peak_bytes);
+    let metrics = metrics(run, end);
     if let Some(line) = gpu_line(&metrics, &run.live.telemetry().summary()) {
         run.live.say(&line);
     }
@@ -244,8 +244,8 @@ fn finish(mut run: Run<'_>, end: End<'_>, context: &Context) -> Result<()> {
 }
 
 /// Goes on from an earlier process's state where there is one of this very run.
-fn resumed(mut run: Run<'_>, found: Found) -> Result<Run<'_>> {
-    say_others(&mut run)?;
+fn resume(run: &mut Run<'_>, found: Found) -> Result<()> {
+    say_others(run)?;
     let dir = run.store.dir().display().to_string();
     match found {
         Found::Nothing => run.store.clear()?,
@@ -290,7 +290,7 @@ fn resumed(mut run: Run<'_>, found: Found) -> Result<Run<'_>> {
             "the state was made on {before}, and training goes on on {now}: its result will not have the bytes of an uninterrupted run on either"
         ));
     }
-    Ok(run)
+    Ok(())
 }
 
 /// States of other parameters, inputs or seed are not used; one of them stays.
@@ -365,14 +365,15 @@ fn hub_name(source: &str) -> Option<String> {
     (!source.contains(':') && source.split('/').count() == 2).then(|| source.to_owned())
 }
 
-fn metrics(run: &Run<'_>, device: ComputeDevice, planned_peak_bytes: u64) -> TrainingMetrics {
+fn metrics(run: &Run<'_>, end: &End<'_>) -> TrainingMetrics {
+    let (device, planned_peak_bytes) = (end.device, end.planned_peak_bytes);
     let steps = &run.history.steps;
     let tokens_per_s = run.stepping.tokens as f64 / run.stepping.seconds.max(1e-9);
-    let params = run.params;
+    let mode = run.params.mode;
     let per_token = flops::per_token(
         run.config,
-        params.mode,
-        params.rank as usize,
+        mode,
+        if mode == TrainMode::Full { 0 } else { end.n_trainable },
         run.stepping.mean_length(),
         run.stepping.labelled(),
     );

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use record::event::EventKind;
 use record::training::{StepRecord, TrainingState, TrainingStatus, ValidationRecord};
-use stage_kit::{Context, Progress, files};
+use stage_kit::{Context, Progress, StageError, files};
 
 use crate::telemetry::Telemetry;
 use crate::tfevents::EventFile;
@@ -132,6 +132,14 @@ impl<'c> Live<'c> {
     pub(crate) fn status(&mut self, status: TrainingStatus) {
         self.state.status = status;
         self.write_state();
+    }
+
+    /// The run ends by this error; what it said of itself before stays.
+    pub(crate) fn ended_by(&mut self, e: &StageError) {
+        match self.state.status {
+            TrainingStatus::Failed(_) | TrainingStatus::Paused => {}
+            _ => self.status(TrainingStatus::Failed(e.to_string())),
+        }
     }
 
     /// Seconds of this process.

@@ -135,6 +135,21 @@ fn weights_that_are_worse_than_guessing_are_not_kept() {
     );
 }
 
+/// Whoever watches sees why, and not a run that goes on.
+#[test]
+fn a_run_that_can_t_save_says_so_in_its_state() {
+    let case = Case::new(&["adapter", "mode=lora", "epochs=1"], 4);
+    fs::create_dir_all(case.out().join("resume/newest.safetensors.partial")).unwrap();
+    let (code, said) = case.run(&[]);
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.contains("newest.safetensors.partial"), "{said}");
+    let status = case.status();
+    assert!(
+        matches!(&status, TrainingStatus::Failed(why) if why.contains("newest.safetensors.partial")),
+        "{status:?}"
+    );
+}
+
 /// No step and no validation comes after the last update.
 #[test]
 fn the_last_step_s_weights_are_tried_before_they_are_written() {
