@@ -75,6 +75,13 @@ __device__ inline void as_left(u32 (&a)[4], const float (&d0)[4], const float (&
     a[2] = pack_bf16(d1[0], d1[1]);
     a[3] = pack_bf16(d1[2], d1[3]);
 }
+// What rounding to bfloat16 has left of them, as another left factor: both together have 16 bits.
+__device__ inline void as_left_rest(u32 (&rest)[4], const u32 (&a)[4], const float (&d0)[4], const float (&d1)[4]) {
+    rest[0] = rest_bf16(a[0], d0[0], d0[1]);
+    rest[1] = rest_bf16(a[1], d0[2], d0[3]);
+    rest[2] = rest_bf16(a[2], d1[0], d1[1]);
+    rest[3] = rest_bf16(a[3], d1[2], d1[3]);
+}
 
 template <int N>
 __device__ inline void clear(float (&x)[N][4]) {

@@ -163,15 +163,21 @@ __device__ void flash_forward(const bf16* q, int q_pitch, const bf16* kv, int kv
         }
 #pragma unroll
         for (int k = 0; k < KEYS / 16; ++k) {
-            u32 p[ATOMS][4];
+            u32 p[ATOMS][4], rest[ATOMS][4];
 #pragma unroll
-            for (int a = 0; a < ATOMS; ++a) as_left(p[a], s[a][2 * k], s[a][2 * k + 1]);
+            for (int a = 0; a < ATOMS; ++a) {
+                as_left(p[a], s[a][2 * k], s[a][2 * k + 1]);
+                as_left_rest(rest[a], p[a], s[a][2 * k], s[a][2 * k + 1]);
+            }
 #pragma unroll
             for (int n = 0; n < D / 16; ++n) {
                 u32 b[4];
                 load_right_transposed<D>(b, value_tile, k * 16, n);
 #pragma unroll
-                for (int a = 0; a < ATOMS; ++a) mma_pair(sums[a][2 * n], sums[a][2 * n + 1], p[a], b);
+                for (int a = 0; a < ATOMS; ++a) {
+                    mma_pair(sums[a][2 * n], sums[a][2 * n + 1], p[a], b);
+                    mma_pair(sums[a][2 * n], sums[a][2 * n + 1], rest[a], b);
+                }
             }
         }
     }

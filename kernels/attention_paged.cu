@@ -386,11 +386,13 @@ __device__ void parts_mma(const bf16* q, int q_pitch, const bf16* cache, int cac
             for (int a = 0; a < ATOMS; ++a) {
                 const float* p = scores + (tile * ROWS + own + a * 16 + pair) * HEADS + lane / 4;
                 u32 right[2] = {pack_bf16(p[0], p[HEADS]), pack_bf16(p[8 * HEADS], p[9 * HEADS])};
+                u32 rest[2] = {rest_bf16(right[0], p[0], p[HEADS]), rest_bf16(right[1], p[8 * HEADS], p[9 * HEADS])};
 #pragma unroll
                 for (int n = 0; n < D / 16; ++n) {
                     u32 left[4];
                     load_left_transposed<D>(left, tile_memory + ((tiles + tile) & 1) * TILE, own + a * 16, n);
                     mma_bf16(o[n], left, right);
+                    mma_bf16(o[n], left, rest);
                 }
             }
             __syncthreads();

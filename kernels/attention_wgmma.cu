@@ -118,7 +118,7 @@ __device__ void forward(const bf16* q, int q_pitch, const bf16* kv, int kv_pitch
                 }
             }
         }
-        u32 p[4][4];
+        u32 p[4][4], rest[4][4];
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
             float less = top[h] == -INF ? 0.0f : top[h] * base2;
@@ -130,9 +130,13 @@ __device__ void forward(const bf16* q, int q_pitch, const bf16* kv, int kv_pitch
             }
         }
 #pragma unroll
-        for (int k = 0; k < 4; ++k) as_left(p[k], s[2 * k], s[2 * k + 1]);
+        for (int k = 0; k < 4; ++k) {
+            as_left(p[k], s[2 * k], s[2 * k + 1]);
+            as_left_rest(rest[k], p[k], s[2 * k], s[2 * k + 1]);
+        }
         wgmma_fence();
         add_product(sums, p, stage + TILE);
+        add_product(sums, rest, stage + TILE);
         wgmma_commit();
         wgmma_wait<0>();
     }

@@ -39,6 +39,8 @@ __device__ inline u32 pack_bf16(float low, float high) {
 }
 __device__ inline float low_bf16(u32 pair) { return __uint_as_float(pair << 16); }
 __device__ inline float high_bf16(u32 pair) { return __uint_as_float(pair & 0xFFFF0000u); }
+// What two floats have more than `pair`, which is them rounded: the rest of each is exact before it is rounded itself.
+__device__ inline u32 rest_bf16(u32 pair, float low, float high) { return pack_bf16(low - low_bf16(pair), high - high_bf16(pair)); }
 
 // 16 bytes at once: 4 floats or 8 bfloat16. The address must be a multiple of 16.
 template <typename T>
