@@ -14,11 +14,10 @@
 // a block of 4 warps takes a part of one token and key-value head, for all heads of the group, eight at a time. Pass two adds
 // the parts in order. With one part at most, pass one writes the result. Scores are powers of two; sums in float32 in a fixed
 // order. Keys and values are copied to shared memory in the background where rows are multiples of 16 bytes; for bfloat16
-// and D = 64 or 128 the tensor cores multiply them, with the eight heads as columns and p rounded to bfloat16.
-// Tolerance: 1e-5 (float32), 1e-2 (bfloat16) of the largest magnitude; in the Frobenius norm 1e-5, 2e-3 (thousands of rows
-// 3.2e-3).
-// Speed on an H100 80GB HBM3, 14 and 2 heads of 64, both passes, by keys and values read: bfloat16 256 tokens over 512 rows 42 us
-// (1,594 GB/s), 64 over 1024 24 us (1,385), one over 32,768 19 us (888); float32 65, 35 and 28 us (2,077, 1,899 and 1,187).
+// and D = 64 or 128 the tensor cores multiply them, with the eight heads as columns and p as two numbers of bfloat16.
+// Tolerance: 1e-5 (float32), 1e-2 (bfloat16) of the largest magnitude; in the Frobenius norm 1e-5, 2e-3.
+// Speed on an H100 80GB HBM3, 14 and 2 heads of 64, both passes, by keys and values read: bfloat16 256 tokens over 512 rows 44 us
+// (1,513 GB/s), 64 over 1024 25 us (1,330), one over 32,768 19 us (869); float32 65, 35 and 28 us (2,077, 1,899 and 1,187).
 // 12 and 2 heads of 96, plain: 256 over 512 189 us (533). cache_write, 8192 x 256: 7.6 us (1,107), float32 8.9 us (1,885).
 
 #include "attention.cuh"
