@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use engine::backend::BackendError;
 use engine::{AdamW, EngineError, Trainer};
 use model::config::Config;
 use record::training::{StepRecord, TrainingStatus, ValidationRecord};
@@ -316,8 +317,8 @@ impl Run<'_> {
             self.try_last_weights()?;
         }
         if self.is_step_kept(done) && self.history.kept.last() != Some(&done) {
-            let dir = self.store.step_dir(done);
-            self.store.save_weights(&dir, &self.trained()?)?;
+            let (dir, trained) = (self.store.step_dir(done), self.trained()?);
+            self.store.save_weights(&dir, &trained)?;
             self.history.kept.push(done);
             let extra = self.history.kept.len().saturating_sub(self.params.keep as usize);
             self.history.kept.drain(..extra);
@@ -392,23 +393,27 @@ impl Run<'_> {
         self.live.validation(&record);
         self.history.validations.push(record);
         if self.history.best().is_some_and(|b| b.step == done) {
-            let dir = self.store.best_dir(done);
-            self.store.save_weights(&dir, &self.trained()?)?;
+            let (dir, trained) = (self.store.best_dir(done), self.trained()?);
+            self.store.save_weights(&dir, &trained)?;
         }
         Ok(())
     }
 
     /// The weights as they are now.
-    fn trained(&self) -> Result<Trained> {
+    fn trained(&mut self) -> Result<Trained> {
+        self.read_trained()
+            .map_err(|e| self.step_failed(e))?
+            .ok_or_else(|| StageError::internal("the trainer has no adapter"))
+    }
+
+    fn read_trained(&self) -> std::result::Result<Option<Trained>, EngineError> {
         if self.params.mode == TrainMode::Full {
-            let weights = self.trainer.weights().map_err(engine_error)?;
-            return Ok(Trained::Model(weights, Box::new(self.config.clone())));
+            return Ok(Some(Trained::Model(self.trainer.weights()?, Box::new(self.config.clone()))));
         }
-        let adapter = self.trainer.adapter().map_err(engine_error)?;
-        let mut adapter = adapter.ok_or_else(|| StageError::internal("the trainer has no adapter"))?;
+        let Some(mut adapter) = self.trainer.adapter()? else { return Ok(None) };
         adapter.config.dropout = self.params.dropout;
         adapter.config.base_model_name.clone_from(&self.base_model_name);
-        Ok(Trained::Adapter(adapter))
+        Ok(Some(Trained::Adapter(adapter)))
     }
 
     fn save_state(&mut self) -> Result<()> {
@@ -510,6 +515,13 @@ pub(crate) fn engine_error(e: EngineError) -> StageError {
     }
     if is_without_context(&e) {
         return without_context(e.to_string());
+    }
+    if let EngineError::Backend(BackendError::Cuda(cuda)) = &e
+        && cuda.out_of_memory()
+    {
+        return StageError::retryable(e.to_string()).next(
+            "free memory of the GPU (nvidia-smi shows who holds it) and start again: training goes on from its last saved state",
+        );
     }
     let next = match &e {
         EngineError::Backend(backend) if backend.is_device_trouble() => {
