@@ -21,7 +21,7 @@ use stage_kit::{Result, StageError, digest};
 
 use crate::weights::Trained;
 pub(crate) use state::History;
-use state::{Digests, HISTORY_KEY, SLABS, Stored, decode, hash, header, le_bytes};
+use state::{DIGEST_KEY, Digests, HISTORY_KEY, SLABS, Stored, decode, hash, header, le_bytes};
 
 /// The last state that is known to be good.
 const GOOD_FILE: &str = "state.safetensors";
@@ -182,21 +182,19 @@ impl Store {
         let named = |name: &str| saved.folders.iter().any(|dir| dir.ends_with(name));
         let weights = self.weights.iter().filter(|(name, _)| named(name));
         let weights = weights.map(|(name, digests)| (name.clone(), digests.clone())).collect();
-        let stored = Stored::new(&self.fingerprint, weights, hash(&slabs), history, state);
+        let stored = Stored::new(&self.fingerprint, weights, history, state);
         let text = serde_json::to_string(&stored)
             .map_err(|e| StageError::internal(format!("can't write the run's history: {e}")))?;
+        let metadata =
+            HashMap::from([(DIGEST_KEY.to_owned(), hash(&slabs, &text)), (HISTORY_KEY.to_owned(), text)]);
         let views = SLABS.iter().zip(&slabs).map(|(name, bytes)| {
             TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes)
                 .map(|view| (*name, view))
                 .map_err(|e| StageError::internal(format!("can't store the slab {name}: {e}")))
         });
         let views: Vec<(&str, TensorView<'_>)> = views.collect::<Result<_>>()?;
-        safetensors::serialize_to_file(
-            views,
-            Some(HashMap::from([(HISTORY_KEY.to_owned(), text)])),
-            &partial,
-        )
-        .map_err(|e| safetensors_error(&partial, e))?;
+        safetensors::serialize_to_file(views, Some(metadata), &partial)
+            .map_err(|e| safetensors_error(&partial, e))?;
         sync(&partial)?;
         rename(&partial, &path)?;
         sync(&self.dir)?;

@@ -36,11 +36,9 @@ pub(crate) struct Others {
 /// The disk's.
 pub(crate) fn own(root: &Path, fingerprint: &str) -> Result<PathBuf> {
     let apart = root.join(format!("{PREFIX}{}", &fingerprint[..fingerprint.len().min(DIGITS)]));
-    let is_apart = match headers(root).first() {
-        Some(stored) => stored.fingerprint != fingerprint,
-        None => has_state(&apart),
-    };
-    if !is_apart {
+    let there = headers(root);
+    let is_ours = there.iter().any(|stored| stored.fingerprint == fingerprint);
+    if is_ours || (there.is_empty() && !has_state(&apart)) {
         return Ok(root.to_owned());
     }
     if !apart.is_dir() {

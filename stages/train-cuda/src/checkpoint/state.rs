@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 pub(super) const HISTORY_KEY: &str = "history";
+/// SHA-256 of the slabs and the history's text.
+pub(super) const DIGEST_KEY: &str = "sha256";
 pub(super) const SLABS: [&str; 3] = ["master", "m", "v"];
 /// Longest header of a state that is read; the format's own bound.
 const HEADER_MAX: u64 = 100_000_000;
@@ -79,7 +81,6 @@ pub(super) struct Stored {
     pub(super) fingerprint: String,
     /// By the name of the folder.
     pub(super) weights: BTreeMap<String, Digests>,
-    slabs_sha256: String,
     optimizer_step: u64,
     table: BTreeMap<String, engine::Range>,
     /// step, epoch, loss, grad_norm, lr, label_tokens, tokens
@@ -97,7 +98,6 @@ impl Stored {
     pub(super) fn new(
         fingerprint: &str,
         weights: BTreeMap<String, Digests>,
-        slabs_sha256: String,
         history: &History,
         state: &TrainState,
     ) -> Self {
@@ -115,7 +115,6 @@ impl Stored {
         Self {
             fingerprint: fingerprint.to_owned(),
             weights,
-            slabs_sha256,
             optimizer_step: state.step,
             table: state.table.clone(),
             steps: history.steps.iter().map(step).collect(),
@@ -181,23 +180,29 @@ pub(super) fn header(path: &Path) -> Result<Stored, String> {
 }
 
 fn history_in(header: &[u8]) -> Result<Stored, String> {
-    let header: Header = serde_json::from_slice(header).map_err(|e| e.to_string())?;
-    let text = header.metadata.get(HISTORY_KEY).ok_or("no history in it")?;
-    serde_json::from_str(text).map_err(|e| e.to_string())
+    parts_of(header).and_then(|(text, _)| serde_json::from_str(&text).map_err(|e| e.to_string()))
+}
+
+/// The history's text, and the hash that it and the slabs are to have.
+fn parts_of(header: &[u8]) -> Result<(String, String), String> {
+    let mut header: Header = serde_json::from_slice(header).map_err(|e| e.to_string())?;
+    let text = header.metadata.remove(HISTORY_KEY).ok_or("no history in it")?;
+    Ok((text, header.metadata.remove(DIGEST_KEY).unwrap_or_default()))
 }
 
 pub(super) fn decode(bytes: &[u8]) -> Result<(Stored, TrainState), String> {
     let tensors = SafeTensors::deserialize(bytes).map_err(|e| e.to_string())?;
     let (length, rest) = bytes.split_first_chunk().ok_or("no header")?;
-    let stored = history_in(&rest[..u64::from_le_bytes(*length) as usize])?;
+    let (text, sha256) = parts_of(&rest[..u64::from_le_bytes(*length) as usize])?;
     let [master, m, v] = SLABS.map(|name| tensors.tensor(name).map_err(|e| e.to_string()));
     let views = [master?, m?, v?];
     if views.iter().any(|v| v.dtype() != Dtype::F32) {
         return Err("slabs are not float32".to_owned());
     }
-    if hash(&[views[0].data(), views[1].data(), views[2].data()]) != stored.slabs_sha256 {
-        return Err("the slabs' hash differs".to_owned());
+    if hash(&[views[0].data(), views[1].data(), views[2].data()], &text) != sha256 {
+        return Err("its hash differs".to_owned());
     }
+    let stored: Stored = serde_json::from_str(&text).map_err(|e| e.to_string())?;
     let [master, m, v] = [0, 1, 2].map(|i| floats(views[i].data()));
     let state = TrainState { step: stored.optimizer_step, master, m, v, table: stored.table.clone() };
     Ok((stored, state))
@@ -211,10 +216,11 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect()
 }
 
-pub(super) fn hash(slabs: &[impl AsRef<[u8]>; 3]) -> String {
+pub(super) fn hash(slabs: &[impl AsRef<[u8]>; 3], text: &str) -> String {
     let mut hasher = Sha256::new();
     for slab in slabs {
         hasher.update(slab.as_ref());
     }
+    hasher.update(text);
     hex::encode(hasher.finalize())
 }

@@ -204,6 +204,28 @@ fn other_parameters_and_damage_are_told_apart_from_nothing() {
     assert!(useless(dir.path(), "f").contains("gone"));
 }
 
+/// Whatever byte of it is not what it was: the run's history as well as the slabs.
+#[test]
+fn one_bit_makes_no_other_state() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = store(dir.path());
+    store.save(&history(), &state()).unwrap();
+    let path = dir.path().join(NEWEST_FILE);
+    let whole = fs::read(&path).unwrap();
+    let mut refused = 0;
+    for i in 0..whole.len() {
+        let mut bytes = whole.clone();
+        bytes[i] ^= 1;
+        let Ok((stored, found)) = decode(&bytes) else {
+            refused += 1;
+            continue;
+        };
+        assert_eq!((stored.history(), found), (history(), state()), "bit of byte {i} of {}", whole.len());
+    }
+    // Only spaces at the end of the header mean nothing.
+    assert!(refused + 8 >= whole.len(), "{refused} of {}", whole.len());
+}
+
 #[test]
 fn a_damaged_newest_state_gives_way_to_the_good_one() {
     let dir = tempfile::tempdir().unwrap();
