@@ -26,6 +26,7 @@ mod weights;
 use std::path::Path;
 use std::time::Instant;
 
+use engine::EngineError;
 use engine::device::{self, Build, ComputeDevice, DeviceRequest};
 use record::training::{TrainingMetrics, TrainingStatus};
 use stage_kit::{Alias, Context, Outcome, PortSpec, Result, Stage, StageError, Target, digest};
@@ -267,6 +268,8 @@ fn resume(run: &mut Run<'_>, found: Found) -> Result<()> {
                         .say(&format!("goes on after step {} from the state in {dir}", history.steps_done()));
                     run.history = history;
                 }
+                // What the device did says nothing of the state: it stays.
+                Err(e @ EngineError::Backend(_)) => return Err(engine_error(e)),
                 Err(e) => {
                     run.live.warn(&format!(
                         "the checkpoint in {dir} is not used: {e}; training starts from the beginning, with as many tokens at a time as it had"

@@ -390,12 +390,13 @@ impl Run<'_> {
             loss,
             label_tokens,
         };
-        self.live.validation(&record);
-        self.history.validations.push(record);
-        if self.history.best().is_some_and(|b| b.step == done) {
+        // Into the history after its weights are on the disk: a state that is saved when reading them fails must not name them.
+        if self.history.is_better(&record) {
             let (dir, trained) = (self.store.best_dir(done), self.trained()?);
             self.store.save_weights(&dir, &trained)?;
         }
+        self.live.validation(&record);
+        self.history.validations.push(record);
         Ok(())
     }
 

@@ -70,6 +70,11 @@ impl History {
             _ => Some(Best { step: v.step, loss: v.loss }),
         })
     }
+
+    /// Whether [`Self::best`] would be this validation, were it the next one.
+    pub(crate) fn is_better(&self, next: &ValidationRecord) -> bool {
+        next.step > 0 && self.best().is_none_or(|best| next.loss < best.loss)
+    }
 }
 
 /// SHA-256 of each file of a folder with weights.

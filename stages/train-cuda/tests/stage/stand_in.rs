@@ -137,6 +137,51 @@ fn memory_that_is_short_once_is_got_around_or_retryable() {
     assert_eq!(codes.len(), 2, "the calls are not those of a run: {codes:?}");
 }
 
+/// A restart goes on from the state that the error named, whichever copy it was: the weights of the best validation too.
+#[test]
+fn the_state_that_is_named_is_the_one_that_a_restart_goes_on_from() {
+    let case = Case::steps();
+    write_tokens(&case.dir.path().join("tokens"), &made_up_rows(6, 1, 640), &made_up_rows(2, 2, 640));
+    let more = ["validate_every=2", "checkpoint_every=0", "save_every=0"];
+    let mut named = std::collections::BTreeSet::new();
+    for call in 1..80 {
+        let _ = fs::remove_dir_all(case.out());
+        let (code, said) = case.run(&more, &[("FAIL", &format!("cuMemcpyDtoHAsync_v2:{call}:2:{call}"))]);
+        let Some((_, step)) = said.split_once("the state after step ").filter(|_| code == 75) else {
+            continue;
+        };
+        let step = step.split(' ').next().unwrap();
+        let said =
+            case.expect(&more, &[], 0, &["trained 6 steps", &format!("goes on after step {step} from")]);
+        assert!(!said.contains("is not used"), "call {call}: {said}");
+        named.insert(step.to_owned());
+    }
+    assert!(named.len() > 2, "the calls are not those of a run: {named:?}");
+}
+
+/// A device that fails while a state is put on it says nothing of the state.
+#[test]
+fn a_state_outlives_a_device_that_fails_while_it_is_loaded() {
+    for (number, code, text) in [("214", 3, "runner doctor"), ("2", 75, "start again")] {
+        let case = Case::steps();
+        let lost = [("FAIL", "cuGraphLaunch:9:214")];
+        case.expect(&["checkpoint_every=1"], &lost, 3, &["the state after step"]);
+        let mut last = (0, String::new());
+        for call in 1..400 {
+            let fail = format!("cuMemcpyHtoDAsync_v2:{call}:{number}");
+            let (ended, said) = case.run(&[], &[("FAIL", &fail)]);
+            if said.contains("goes on after step") {
+                break;
+            }
+            assert!(ended != 0 && !said.contains("from the beginning"), "call {call}: {said}");
+            last = (ended, said);
+        }
+        // The last one that was met is a copy of the state: with the next one training had begun.
+        assert!(last.0 == code && last.1.contains(text), "{last:?}");
+        case.expect(&[], &[], 0, &["goes on after step", "trained 40 steps"]);
+    }
+}
+
 #[test]
 fn memory_that_is_short_from_the_start_is_said_to_be_that() {
     let case = Case::steps();
