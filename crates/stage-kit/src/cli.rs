@@ -103,6 +103,10 @@ fn help<S: Stage>() -> String {
         let default = property.get("default").map_or(String::new(), |d| format!(" [default: {d}]"));
         params.push_str(&format!("\n  {name}: {text}{default}"));
     }
+    if !S::MORE_HELP.is_empty() {
+        params.push_str("\n\n");
+        params.push_str(S::MORE_HELP);
+    }
     format!("{}\n\n{}\n\n{params}", ports("Inputs", S::INPUTS), ports("Outputs", S::OUTPUTS))
 }
 

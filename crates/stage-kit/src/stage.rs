@@ -22,6 +22,8 @@ pub trait Stage {
     const OUTPUTS: &'static [PortSpec];
     /// Short command-line options beside `--input`, `--output` and `--set`.
     const ALIASES: &'static [Alias] = &[];
+    /// What `--help` says after the parameters.
+    const MORE_HELP: &'static str = "";
 
     /// Does the work: reads inputs, writes into [`Context::output_dir`], returns. Called once.
     ///

@@ -177,7 +177,13 @@ pub fn verify_lock(
     environment: &[(OsString, OsString)],
 ) -> Result<Vec<Change>> {
     let path = experiment.join(FILE);
-    let text = fs::read_to_string(&path).map_err(|e| RunnerError::io("read", &path, e))?;
+    let text = fs::read_to_string(&path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => RunnerError::usage(
+            format!("{}: there is no lock: it is written when a run has ended", path.display()),
+            "wait for the run's end, or name an earlier experiment: --experiment ID",
+        ),
+        _ => RunnerError::io("read", &path, e),
+    })?;
     let locked: Value = serde_yaml_ng::from_str(&text).map_err(|e| {
         RunnerError::usage(
             format!("{}: not a reproducibility.lock: {e}", path.display()),

@@ -336,8 +336,11 @@ fn lock_verify_names_every_changed_field() {
     fs::remove_file(&file).unwrap();
     fs::write(&file, "tampered").unwrap();
     project.runner(&["lock", "verify"]).expect(5).says("checksums.check.compile");
-    fs::write(path, "][").unwrap();
+    fs::write(&path, "][").unwrap();
     project.runner(&["lock", "verify"]).expect(2).says("not a reproducibility.lock");
+    // As while a run lasts, and after one that was killed.
+    fs::remove_file(path).unwrap();
+    project.runner(&["lock", "verify"]).expect(2).says("it is written when a run has ended");
 }
 
 /// Seconds; minutes, if putting them in order went through all that is left for every one.

@@ -70,6 +70,9 @@ impl Stage for TrainCuda {
         Alias { option: "device", target: Target::Param("device") },
         Alias { option: "preset", target: Target::Param("preset") },
     ];
+    const MORE_HELP: &'static str = "Benchmark:
+  train-cuda --bench: times steps on random weights and tokens; `train-cuda --bench --help` lists its options
+  train-cuda --profile-ops: the same, with the device time of each kind of work";
 
     fn run(params: Params, context: &Context) -> Result<Outcome> {
         let params = params.resolve()?;

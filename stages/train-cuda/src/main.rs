@@ -1,9 +1,13 @@
 //! The stage `train-cuda`.
 
+use std::ffi::OsString;
+
 fn main() -> std::process::ExitCode {
-    match std::env::args_os().nth(1) {
-        Some(first) if first == "--bench" => train_cuda::bench::main(std::env::args_os().skip(2)),
-        Some(first) if first == "--profile-ops" => train_cuda::bench::main(std::env::args_os().skip(1)),
-        _ => stage_kit::main::<train_cuda::TrainCuda>(),
+    let mut arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    if let Some(at) = arguments.iter().position(|a| a == "--bench") {
+        arguments.remove(at);
+    } else if !arguments.iter().any(|a| a == "--profile-ops") {
+        return stage_kit::main::<train_cuda::TrainCuda>();
     }
+    train_cuda::bench::main(arguments.into_iter())
 }

@@ -212,3 +212,23 @@ fn unknown_and_wrong_parameters() {
     }
     case.fails(&["tokens_at_a_time=2000000"], &[], 2, &["parameter tokens_at_a_time"]);
 }
+
+/// What measures is found by whoever asks for help, and stands where one likes.
+#[test]
+fn the_benchmark_is_named_and_takes_its_option_anywhere() {
+    let run = |args: &[&str]| {
+        let output = program(&args.iter().map(|&a| a.to_owned()).collect::<Vec<_>>()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &stderr(&output);
+        (output.status.code(), said)
+    };
+    let (code, said) = run(&["--help"]);
+    assert!(code == Some(0) && said.contains("train-cuda --bench --help"), "{said}");
+    for option in ["--bench", "--profile-ops"] {
+        for args in
+            [[option, "--device", "cpu", "--shape", "1x0"], ["--device", "cpu", "--shape", "1x0", option]]
+        {
+            let (code, said) = run(&args);
+            assert!(code == Some(2) && said.contains("`1x0` is no shape"), "{args:?}: {said}");
+        }
+    }
+}
