@@ -203,17 +203,30 @@ fn sandbox_findings(environment: &BTreeMap<OsString, OsString>) -> Vec<Finding> 
     } else {
         Err("not in the kernel".to_owned())
     };
-    let cgroup = if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
-        Ok("version 2 is mounted".to_owned())
-    } else {
-        Err("version 2 is not mounted".to_owned())
-    };
+    let version_2 = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    let cgroup = cgroup(version_2, &fs::read_to_string("/proc/self/mountinfo").unwrap_or_default());
     vec![
         finding("user namespaces", namespaces(environment), "sandbox level 2: no network for generated code"),
         finding("Landlock", landlock(), "sandbox level 1: file access of generated code"),
         finding("seccomp", seccomp, "sandbox level 1: system calls of generated code"),
         finding("cgroup", cgroup, "sandbox level 3: memory and process limits"),
     ]
+}
+
+/// Either version limits memory and processes, version 1 with both of its controllers. Whether a group may be made there only the
+/// sandbox can tell, which names what it reached.
+fn cgroup(version_2: bool, mounts: &str) -> Result<String, String> {
+    let is_mounted = |controller| {
+        let right = |line: &str| line.split_once(" - ").map(|(_, right)| right.to_owned());
+        mounts.lines().filter_map(right).any(|right| {
+            right.starts_with("cgroup ") && right.split([' ', ',']).any(|option| option == controller)
+        })
+    };
+    match (version_2, is_mounted("memory") && is_mounted("pids")) {
+        (true, _) => Ok("version 2 is mounted".to_owned()),
+        (false, true) => Ok("version 1 is mounted, memory and pids".to_owned()),
+        (false, false) => Err("neither version 2 nor memory and pids of version 1 are mounted".to_owned()),
+    }
 }
 
 fn disk(dir: &Path) -> Finding {
@@ -223,4 +236,24 @@ fn disk(dir: &Path) -> Finding {
         if free >= DISK_WANTED { Ok(text) } else { Err(text) }
     });
     finding("disk", found, "20 GiB for the default pipeline; the embedded profile needs about 2")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn either_version_of_control_groups_will_do() {
+        let line = |kind: &str, options: &str| {
+            format!("30 29 0:27 / /sys/fs/cgroup/memory rw,relatime - {kind} none rw,{options}\n")
+        };
+        let (memory, pids) = (line("cgroup", "memory"), line("cgroup", "pids"));
+        assert!(cgroup(true, "").is_ok());
+        assert!(cgroup(false, &format!("{memory}{pids}")).is_ok());
+        assert!(cgroup(false, &line("cgroup", "cpu,memory,pids")).is_ok());
+        for mounts in [String::new(), memory.clone(), pids.clone(), line("tmpfs", "memory,pids")] {
+            assert!(cgroup(false, &mounts).is_err(), "{mounts}");
+        }
+        assert!(cgroup(false, &format!("{memory}{}", line("cgroup2", "pids"))).is_err());
+    }
 }
