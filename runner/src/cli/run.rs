@@ -51,12 +51,13 @@ pub(super) fn select(pipeline: &Pipeline, graph: &Graph, args: &SelectArgs) -> R
 }
 
 pub(super) fn run(args: &RunArgs) -> Result<ExitCode> {
-    let started = Instant::now();
     let cancellation = Cancellation::default();
     let (pipeline, surroundings) = load(&args.common)?;
     // Faults of the graph before a long build.
     Graph::new(&pipeline).map_err(|e| graph_error(&pipeline, e))?;
     let built = build(&pipeline, &surroundings, args, &cancellation)?;
+    // The build says its own time; the run's is the one that the experiment keeps.
+    let started = Instant::now();
     let workspace = Workspace::open(pipeline, surroundings)?;
     let _attention = cancellation.attend();
     if cancellation.asked() {

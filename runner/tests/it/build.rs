@@ -45,6 +45,18 @@ fn builds_when_a_program_is_missing_or_older_than_its_source() {
 }
 
 #[test]
+fn the_run_s_time_is_without_the_build_s() {
+    let project = project();
+    project.write("make.sh", &("sleep 5; ".to_owned() + &project.read("make.sh")));
+    let out = project.runner(&["run", "--format", "json"]).expect(0).out;
+    let close: serde_json::Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
+    let record = project.newest_text("experiment.json");
+    let record: serde_json::Value = serde_json::from_str(&record).unwrap();
+    let [said, kept] = [&close["run"]["wall_s"], &record["wall_s"]].map(|s| s.as_f64().unwrap());
+    assert!((said - kept).abs() < 4.0, "{said} said, {kept} kept");
+}
+
+#[test]
 fn a_failing_build_stops_everything() {
     let project = project();
     project.write("make.sh", "echo the compiler says no; exit 1");
