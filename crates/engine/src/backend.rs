@@ -1,6 +1,5 @@
 //! What a device has to offer to run plans.
 
-use crate::api::Mode;
 use crate::place::{Layout, Placement};
 use crate::plan::{Block, Dims, Input, Mat, ModelParams, ParamId, Plan};
 use kernels::sample::Draw;
@@ -77,17 +76,6 @@ pub struct Caps {
     pub claims: BTreeSet<Block>,
     /// Loss rows that the head should take at a time.
     pub head_chunk: usize,
-    /// The same where the head is trained: its gradient, a float32 matrix of vocabulary times hidden size, is read and written
-    /// once a chunk.
-    pub trained_head_chunk: usize,
-}
-
-impl Caps {
-    /// Loss rows that the head takes at a time in this mode.
-    #[must_use]
-    pub fn chunk(&self, mode: Mode) -> usize {
-        if mode == Mode::Full { self.trained_head_chunk } else { self.head_chunk }
-    }
 }
 
 /// Notes that every backend has room for between two waits.

@@ -363,7 +363,7 @@ impl Trainer {
         Packer {
             vocab: self.params.shape.vocab,
             max_tokens: self.options.max_tokens,
-            chunk: self.backend.caps().chunk(self.options.mode),
+            chunk: self.backend.caps().head_chunk,
         }
     }
 
@@ -465,7 +465,7 @@ impl Plans {
     fn new(params: &ModelParams, options: &TrainOptions, caps: &Caps) -> Self {
         let save = vec![options.save; params.shape.layers];
         let dropout = drop_threshold(options.dropout) > 0;
-        let (tokens, chunk) = (options.max_tokens, caps.chunk(options.mode));
+        let (tokens, chunk) = (options.max_tokens, caps.head_chunk);
         let train = train_plan_in_chunks(params, tokens, Some(&save), dropout, chunk);
         let evaluate = train_plan_in_chunks(params, tokens, None, false, chunk);
         let (zero, update, norm) = optimizer_plans();

@@ -241,7 +241,7 @@ pub(crate) fn check_inputs(plan: &Plan, inputs: &Inputs) -> Result<(), BackendEr
 /// What the backend is, before there is one.
 pub(crate) fn caps(native: bool) -> Caps {
     let claims = if native { BTreeSet::from([Block::AttentionCoreBackward]) } else { BTreeSet::new() };
-    Caps { name: "cpu", claims, head_chunk: HEAD_CHUNK, trained_head_chunk: HEAD_CHUNK }
+    Caps { name: "cpu", claims, head_chunk: HEAD_CHUNK }
 }
 
 /// Bytes that a float32 backend would hold beside the arena.

@@ -38,10 +38,8 @@ use std::sync::Arc;
 use std::time::Instant;
 use store::{ALIGN, Store};
 
-/// Loss rows whose logits exist at the same time.
-const HEAD_CHUNK: usize = 1024;
-/// The same where the head is trained.
-const TRAINED_HEAD_CHUNK: usize = 2048;
+/// Loss rows whose logits exist at the same time. Half as many cost 1.8 % of a step and save 0.3 GiB (vocabulary of 151,936).
+const HEAD_CHUNK: usize = 2048;
 /// Variants of a program that are kept.
 const VARIANTS: usize = 48;
 
@@ -307,7 +305,6 @@ pub(crate) fn caps() -> Caps {
         name: "cuda",
         claims: CLAIMS.into_iter().collect(),
         head_chunk: HEAD_CHUNK,
-        trained_head_chunk: TRAINED_HEAD_CHUNK,
     }
 }
 
