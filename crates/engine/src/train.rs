@@ -367,10 +367,14 @@ impl Trainer {
         }
     }
 
+    /// What the next step's first micro-batch needs, made ready while this step runs; the others are while it does itself.
     fn send_ahead(&mut self, ahead: &Ahead, scalars: Scalars) -> Result<(), EngineError> {
         let Some(Ok(Prepared { packed })) = ahead else { return Ok(()) };
         let Some(Packed { dims, index }) = packed.first().cloned() else { return Ok(()) };
-        Ok(self.backend.send_ahead(&self.programs.train, &Inputs { dims, index, scalars })?)
+        let inputs = Inputs { dims, index, scalars };
+        // Rows of text differ from step to step, and so do their counts: lowering them takes as long as a small step.
+        self.backend.ready(&self.programs.train, &inputs)?;
+        Ok(self.backend.send_ahead(&self.programs.train, &inputs)?)
     }
 
     /// Gradients of the summed losses of all micro-batches in the slab; returns where the sums of their losses will be. Does not wait.
