@@ -95,8 +95,9 @@ struct Line {
     min_ms: f64,
     max_ms: f64,
     tokens_per_s: f64,
-    /// Operations of the model's products, forward and backward, over those of [`crate::flops::PEAK_TFLOPS`].
-    mfu: f64,
+    /// Operations of the model's products, forward and backward, over those of [`crate::flops::PEAK_TFLOPS`], which are a
+    /// GPU's: absent on the CPU.
+    mfu: Option<f64>,
     /// By NVML, the share of time with any work, after the first second of steps without a pause; absent if not read.
     busy_percent: Option<f64>,
     planned_bytes: u64,
@@ -251,12 +252,12 @@ fn measure(
     let line = bench.measure(arguments, telemetry)?;
     let mut text = serde_json::to_string(&line).map_err(usage)?;
     text.push_str(&format!(
-        "\n{} x {}: {:.2} ms a step, {:.1}k tokens/s, {:.1} % MFU, busy {}, {:.2} GiB planned, {}\n",
+        "\n{} x {}: {:.2} ms a step, {}, {}busy {}, {:.2} GiB planned, {}\n",
         line.sequences,
         line.length,
         line.median_ms,
-        line.tokens_per_s / 1e3,
-        100.0 * line.mfu,
+        rate(line.tokens_per_s),
+        line.mfu.map_or_else(String::new, |mfu| format!("{:.1} % MFU, ", 100.0 * mfu)),
         line.busy_percent.map_or("not measured".to_owned(), |busy| format!("{busy:.0} %")),
         gib(line.planned_bytes),
         line.peak_vram_bytes
@@ -272,6 +273,13 @@ fn measure(
         text.push_str(&table(&bench.trainer.profile(&bench.batches[0])?, bench.trainer.limits()?));
     }
     Ok(text)
+}
+
+fn rate(tokens_per_s: f64) -> String {
+    if tokens_per_s < 1e3 {
+        return format!("{tokens_per_s:.0} tokens/s");
+    }
+    format!("{:.1}k tokens/s", tokens_per_s / 1e3)
 }
 
 /// What making the programs ready took.
@@ -450,6 +458,7 @@ impl Bench {
         let tokens_per_s = (sequences * length) as f64 / (median_ms / 1e3);
         let memory = self.trainer.device_memory();
         let mode = train_mode(arguments)?;
+        let per_token = per_token(&self.config, mode, self.n_adapter, length as f64, 1.0);
         Ok(Line {
             device: memory.as_ref().map_or_else(|| self.device.to_string(), |(name, _)| name.clone()),
             mode: arguments.mode.clone(),
@@ -461,7 +470,7 @@ impl Bench {
             min_ms: times[0],
             max_ms: times[times.len() - 1],
             tokens_per_s,
-            mfu: utilisation(tokens_per_s, per_token(&self.config, mode, self.n_adapter, length as f64, 1.0)),
+            mfu: memory.is_some().then(|| utilisation(tokens_per_s, per_token)),
             busy_percent: seen.busy().map(|(percent, _)| percent),
             peak_vram_bytes: seen.peak().map(|(bytes, _)| bytes),
             peak_vram_scope: seen.peak().map(|(_, scope)| scope.name()),

@@ -301,11 +301,7 @@ impl Cuda {
 
 /// What the backend is, before there is one.
 pub(crate) fn caps() -> Caps {
-    Caps {
-        name: "cuda",
-        claims: CLAIMS.into_iter().collect(),
-        head_chunk: HEAD_CHUNK,
-    }
+    Caps { name: "cuda", claims: CLAIMS.into_iter().collect(), head_chunk: HEAD_CHUNK }
 }
 
 /// How the backend wants a plan's buffers to lie.

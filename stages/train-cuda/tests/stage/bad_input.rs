@@ -232,3 +232,14 @@ fn the_benchmark_is_named_and_takes_its_option_anywhere() {
         }
     }
 }
+
+/// 790 TFLOP/s are a GPU's: a processor's share of them would be no measurement.
+#[test]
+fn the_benchmark_says_no_flops_utilisation_on_a_cpu() {
+    let args = "--bench --device cpu --model tiny --shape 1x8 --steps 1 --warmup 0";
+    let output = program(&args.split(' ').map(str::to_owned).collect::<Vec<_>>()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(said.contains(r#""mfu":null"#) && !said.contains("MFU"), "{said}");
+    assert!(said.contains(" tokens/s, ") && !said.contains(" 0.0k "), "{said}");
+}
