@@ -4,6 +4,7 @@
  *
  * STAND_IN_CAPABILITIES  "7.5,9.0": one device each
  * STAND_IN_TOTAL_MB      memory of a device
+ * STAND_IN_OTHERS_MB     what other processes hold of it
  * CUDA_VISIBLE_DEVICES   empty: there is none
  * STAND_IN_FAIL          "cuGraphLaunch:20:214": from its 20th call on a function answers with 214;
  *                        "cuGraphLaunch:20:214:25": up to its 25th call
@@ -38,6 +39,11 @@ static address used;
 static address total(void) {
     const char *mb = getenv("STAND_IN_TOTAL_MB");
     return (mb ? strtoull(mb, NULL, 10) : 80000) * 1000000;
+}
+static address available(void) {
+    const char *mb = getenv("STAND_IN_OTHERS_MB");
+    address taken = used + (mb ? strtoull(mb, NULL, 10) : 0) * 1000000;
+    return taken < total() ? total() - taken : 0;
 }
 static const char *capabilities(void) {
     const char *given = getenv("STAND_IN_CAPABILITIES");
@@ -85,10 +91,10 @@ int cuGetErrorName(int code, const char **name) {
 }
 int cuGetErrorString(int code, const char **text) { (void)code; *text = "as the test wants it"; return OK; }
 
-int cuMemGetInfo_v2(size_t *free_bytes, size_t *all) { *free_bytes = total() - used; *all = total(); return OK; }
+int cuMemGetInfo_v2(size_t *free_bytes, size_t *all) { *free_bytes = available(); *all = total(); return OK; }
 int cuMemAlloc_v2(address *pointer, size_t bytes) {
     ANSWER();
-    if (bytes > total() - used) return OUT_OF_MEMORY;
+    if (bytes > available()) return OUT_OF_MEMORY;
     size_t *block = calloc(1, bytes + 256);
     if (!block) return OUT_OF_MEMORY;
     *block = bytes;

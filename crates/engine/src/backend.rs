@@ -61,6 +61,13 @@ impl BackendError {
         }
     }
 
+    /// Memory ran out in the middle of what was waited for, and how far that came is not known: whoever goes on with less must
+    /// begin again from what lies outside of the device.
+    #[must_use]
+    pub fn is_out_of_memory_in_work(&self) -> bool {
+        matches!(self, Self::Cuda(kernels::cuda::CudaError::Driver { name, .. }) if name == "CUDA_ERROR_OUT_OF_MEMORY")
+    }
+
     /// Others hold so much of the GPU that no work at all can start: to ask for less does not help.
     #[must_use]
     pub fn is_without_context(&self) -> bool {
@@ -291,11 +298,14 @@ mod tests {
             let is_full = matches!(error, CudaError::NoContext { .. });
             let error = BackendError::from(error);
             assert_eq!(error.is_without_context(), is_full, "{error}");
+            assert!(!error.is_out_of_memory_in_work(), "{error}");
             assert_eq!(
                 (error.is_out_of_memory(), error.is_device_trouble()),
                 (is_short, is_trouble),
                 "{error}"
             );
         }
+        let waited = BackendError::from(driver("CUDA_ERROR_OUT_OF_MEMORY"));
+        assert!(waited.is_out_of_memory_in_work() && !waited.is_out_of_memory(), "{waited}");
     }
 }

@@ -193,6 +193,14 @@ pub fn free_bytes(device: ComputeDevice) -> Result<Option<u64>, EngineError> {
     Ok(Some(memory.0))
 }
 
+/// Whether what ran out of memory would do so on this device if nobody else used it, too. Ask when this process has given back
+/// all that it had there.
+pub fn is_too_small(device: ComputeDevice, error: &BackendError) -> bool {
+    let BackendError::Cuda(CudaError::OutOfMemory { needed, free, total, .. }) = error else { return false };
+    let given_back = free_bytes(device).ok().flatten().unwrap_or(0).saturating_sub(*free);
+    needed.saturating_add(given_back) > *total
+}
+
 /// Chooses a device. `probe` is called only when a GPU matters.
 ///
 /// # Errors

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use engine::backend::BackendError;
+use engine::device;
 use engine::{
     ComputeDevice, EngineError, Finish, GenEvent, GenRequest, GenResult, GenerateOptions, Generator, Sampling,
 };
@@ -129,7 +130,7 @@ impl Decoder<'_> {
         spent.computed += generator.computed_tokens();
         match ended {
             Ok(()) => Ok(None),
-            Err(EngineError::Backend(e)) if e.is_out_of_memory() => Ok(Some(e)),
+            Err(EngineError::Backend(e)) if is_short(&e) => Ok(Some(e)),
             Err(e) => Err(engine_error(e)),
         }
     }
@@ -199,8 +200,23 @@ impl Decoder<'_> {
     }
 }
 
-/// Memory that was there when the run began and is no more: others took it, and may give it back.
-pub(crate) fn out_of_memory(e: &BackendError) -> StageError {
+/// Fewer sequences at a time may do, or memory that others give back. What was under way begins again from its prompt, so that
+/// it does not matter how far it came.
+pub(crate) fn is_short(e: &BackendError) -> bool {
+    e.is_out_of_memory() || e.is_out_of_memory_in_work()
+}
+
+/// Memory that one sequence lacks: others hold it and may give it back, unless all of the device would not be enough.
+pub(crate) fn out_of_memory(e: &BackendError, device: ComputeDevice) -> StageError {
+    if device::is_too_small(device, e) {
+        return StageError::failed(format!(
+            "{e}, with one sequence at a time: {device} is too small, even where nobody else uses it"
+        ))
+        .at("generate parameter device")
+        .next(
+            "lower max_new_tokens, take a GPU with more memory (--set device=cuda:N), or compute on the CPU: --set device=cpu",
+        );
+    }
     StageError::retryable(format!("{e}, with one sequence at a time")).next(
         "free memory of the GPU (nvidia-smi shows who holds it) and start again: what is done is kept; or take another GPU (--set device=cuda:N), or compute on the CPU: --set device=cpu",
     )
@@ -216,13 +232,8 @@ pub(crate) fn engine_error(e: EngineError) -> StageError {
             "free memory of the GPU (nvidia-smi shows who holds it) and start again, take another GPU (--set device=cuda:N), or compute on the CPU: --set device=cpu",
         );
     }
-    let next = match backend.is_out_of_memory() {
-        true => {
-            "free memory of the GPU, lower `batch` or the lengths, take another GPU (--set device=cuda:N), or compute on the CPU: --set device=cpu"
-        }
-        false if backend.is_device_trouble() => {
-            "look at the GPU with `runner doctor` and nvidia-smi, then start again: what is done is kept"
-        }
+    let next = match backend.is_device_trouble() {
+        true => "look at the GPU with `runner doctor` and nvidia-smi, then start again: what is done is kept",
         false => "check the model's files and the parameters",
     };
     StageError::failed(e.to_string()).next(next)

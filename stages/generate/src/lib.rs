@@ -21,7 +21,7 @@ use stage_kit::{Alias, Context, Outcome, PortSpec, Result, Stage, StageError, Ta
 
 pub use crate::params::{Base, Params, Precision};
 
-use crate::decode::{Decoder, Identity, Spent, engine_error, out_of_memory};
+use crate::decode::{Decoder, Identity, Spent, engine_error, is_short, out_of_memory};
 use crate::journal::{Journal, Line};
 use crate::tasks::{Job, Jobs};
 use crate::weights::{Model, Tuned};
@@ -156,20 +156,21 @@ type Loaded<'m> = (&'m Model, Option<&'m Tuned>, engine::Base);
 fn decode(decoder: &Decoder<'_>, loaded: Loaded<'_>, jobs: &[&Job], journal: &mut Journal) -> Result<Spent> {
     let progress = decoder.context.progress("samples", Some(jobs.len() as u64));
     let mut spent = Spent::default();
-    let (mut batch, mut ran_out) = (decoder.params.batch as usize, false);
+    let mut batch = decoder.params.batch as usize;
     loop {
         let left = jobs.iter().filter(|job| !journal.done.contains_key(&key(job)));
         let left: Vec<&Job> = left.copied().collect();
-        let (mut generator, made_for) = make(decoder, loaded, &left, (batch, ran_out))?;
+        let (mut generator, made_for) = make(decoder, loaded, &left, batch)?;
         let Some(e) = decoder.run(&mut generator, &left, journal, (&progress, &mut spent))? else {
             return Ok(spent);
         };
         // More than there are left take no more memory.
         let at_a_time = made_for.min(left.len());
         if at_a_time <= 1 {
-            return Err(out_of_memory(&e));
+            drop(generator);
+            return Err(out_of_memory(&e, decoder.device));
         }
-        (batch, ran_out) = (at_a_time / 2, true);
+        batch = at_a_time / 2;
         say_fewer(decoder, &e, batch);
     }
 }
@@ -180,23 +181,24 @@ fn say_fewer(decoder: &Decoder<'_>, e: &BackendError, batch: usize) {
 }
 
 /// A generator for `batch` sequences at a time, or for as many as the GPU's memory has room for, and how many these are.
-/// `ran_out`: there was enough for more before.
 fn make(
     decoder: &Decoder<'_>,
     (model, tuned, base): Loaded<'_>,
     jobs: &[&Job],
-    (mut batch, ran_out): (usize, bool),
+    mut batch: usize,
 ) -> Result<(Generator, usize)> {
     let adapter = tuned.map(|t| &t.adapter);
     loop {
         let options = decoder.options(jobs, base, batch)?;
         match Generator::new(&model.config, &model.weights, adapter, options) {
-            Err(EngineError::Backend(e)) if e.is_out_of_memory() && !e.is_without_context() && batch > 1 => {
-                batch = batch.min(jobs.len()).max(2) / 2;
+            Err(EngineError::Backend(e)) if is_short(&e) && !e.is_without_context() => {
+                // More than there are left take no more memory.
+                let at_a_time = batch.min(jobs.len());
+                if at_a_time <= 1 {
+                    return Err(out_of_memory(&e, decoder.device));
+                }
+                batch = at_a_time / 2;
                 say_fewer(decoder, &e, batch);
-            }
-            Err(EngineError::Backend(e)) if e.is_out_of_memory() && ran_out => {
-                return Err(out_of_memory(&e));
             }
             made => return made.map(|generator| (generator, batch)).map_err(engine_error),
         }
