@@ -58,6 +58,30 @@ fn refused(project: &Project, result: Finished, output: &str, part: &str) {
 }
 
 #[test]
+fn an_output_that_can_t_be_made_is_refused_before_the_work() {
+    let project = Project::new("schema = 1\n");
+    fs::write(project.path("file"), "text").unwrap();
+    for (program, output) in [
+        ("fetch-model", "model"),
+        ("prebuild-libs", "libs"),
+        ("build-corpus", "corpus"),
+        ("tokenize-to-parquet", "tokens"),
+        ("train-cuda", "adapter"),
+        ("train-cuda", "log"),
+        ("generate", "samples"),
+        ("generate", "timings"),
+        ("compile-check", "compile"),
+        ("mutate-score", "mutation"),
+        ("popper-report", "report"),
+    ] {
+        for path in ["/proc/x/y", "file/y"] {
+            let result = stage(&project, program, &["--output", &format!("{output}={path}")]);
+            result.expect_code(2).expect_text(&format!("the output `{output}` can't be made"));
+        }
+    }
+}
+
+#[test]
 fn a_truncated_model_is_refused_by_name() {
     let project = prepared();
     truncate(&project.path("model/model.safetensors"));

@@ -32,7 +32,8 @@ impl Stage for Echo {
     type Params = Params;
     const NAME: &'static str = "echo-stage";
     const INPUTS: &'static [PortSpec] = &[PortSpec::required("text", "a text file")];
-    const OUTPUTS: &'static [PortSpec] = &[PortSpec::required("copies", "copies.txt")];
+    const OUTPUTS: &'static [PortSpec] =
+        &[PortSpec::required("copies", "copies.txt"), PortSpec::volatile("timings", "seconds.txt")];
     const ALIASES: &'static [Alias] = &[Alias { option: "gate", target: Target::Flag("gate") }];
 
     fn run(params: Params, context: &Context) -> Result<Outcome> {
@@ -42,6 +43,10 @@ impl Stage for Echo {
         let progress = context.progress("copies", Some(u64::from(params.times)));
         let copies: Vec<&str> = (0..params.times).map(|_| text.trim()).inspect(|_| progress.inc(1)).collect();
         fs::write(&path, copies.join(&params.separator)).map_err(|e| StageError::io("write", &path, e))?;
+        if context.wants("timings") {
+            let path = context.output_dir("timings")?.join("seconds.txt");
+            fs::write(&path, "0").map_err(|e| StageError::io("write", &path, e))?;
+        }
         loop {
             if !params.wait {
                 break;

@@ -9,6 +9,7 @@ use record::exit::ExitCode;
 use record::protocol::{Description, PROTOCOL, Port, REQUEST_VARIABLE, Request, Resources};
 use serde_json::Value;
 
+use crate::places::is_taken;
 use crate::stage::{PortSpec, Stage, Target};
 use crate::{Result, StageError, files};
 
@@ -246,7 +247,7 @@ fn known_ports(kind: &str, given: &Map<String>, ports: &[PortSpec]) -> Result<()
 }
 
 fn refuse_existing(request: &Request) -> Result<()> {
-    match request.outputs.values().find(|path| path.exists()) {
+    match request.outputs.values().find(|path| is_taken(path)) {
         Some(path) => Err(StageError::usage("the output exists already")
             .at(path.display().to_string())
             .next("choose another folder, or add --overwrite to replace it")),

@@ -10,6 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use record::event::{Event, EventKind};
 use record::protocol::{PROTOCOL, Request, Resources};
 
+use crate::places::{self, is_taken, partial_name};
 use crate::{Progress, Result, StageError};
 
 /// One execution of a stage.
@@ -29,13 +30,7 @@ impl Context {
         overwrite: bool,
         cancelled: Arc<AtomicBool>,
     ) -> Result<Self> {
-        for dir in [&request.scratch, &request.checkpoint_dir, &request.live_dir] {
-            fs::create_dir_all(dir).map_err(|e| StageError::io("create the folder", dir, e))?;
-        }
-        for path in request.outputs.values() {
-            // Of a process that was killed: its files would mix with this one's.
-            remove(&partial_name(path))?;
-        }
+        places::prepare(&request, by_hand)?;
         let path = request.live_dir.join("events.jsonl");
         let events = OpenOptions::new().create(true).append(true).open(&path);
         let events = events.map_err(|e| StageError::io("open for appending", &path, e))?;
@@ -69,15 +64,17 @@ impl Context {
 
     /// A fresh folder to write the output into. It takes its final name when the stage succeeds.
     pub fn output_dir(&self, name: &str) -> Result<PathBuf> {
-        let path = self.request.outputs.get(name).ok_or_else(|| {
-            StageError::usage(format!("the output `{name}` is missing"))
-                .next(format!("give it: --output {name}=DIR"))
-        })?;
+        let path = self.request.outputs.get(name).ok_or_else(|| self.no_output(name))?;
         let partial = partial_name(path);
         if !partial.exists() {
             fs::create_dir_all(&partial).map_err(|e| StageError::io("create the folder", &partial, e))?;
         }
         Ok(partial)
+    }
+
+    pub(crate) fn no_output(&self, name: &str) -> StageError {
+        StageError::usage(format!("the output `{name}` is missing"))
+            .next(format!("give it: --output {name}=DIR"))
     }
 
     pub fn seed(&self) -> u64 {
@@ -171,8 +168,8 @@ impl Context {
             }
         }
         for path in self.request.outputs.values() {
-            if self.overwrite && path.exists() {
-                remove(path)?;
+            if self.overwrite && is_taken(path) {
+                delete(path)?;
             }
             fs::rename(partial_name(path), path).map_err(|e| StageError::io("rename into place", path, e))?;
         }
@@ -194,7 +191,7 @@ impl Context {
     /// Deletes half-written outputs; the checkpoint stays.
     pub(crate) fn discard(&self) {
         for path in self.request.outputs.values() {
-            let _ = remove(&partial_name(path));
+            let _ = places::remove(&partial_name(path));
         }
         if self.by_hand {
             self.tidy();
@@ -257,23 +254,13 @@ impl ContextBuilder {
     }
 }
 
-fn partial_name(path: &Path) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".partial");
-    path.with_file_name(name)
-}
-
-fn remove(path: &Path) -> Result<()> {
-    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
-    match removed {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(StageError::io("delete", path, e)),
-        _ => Ok(()),
-    }
+fn delete(path: &Path) -> Result<()> {
+    places::remove(path).map_err(|e| StageError::io("delete", path, e))
 }
 
 fn clear(dir: &Path) -> Result<()> {
     for entry in fs::read_dir(dir).map_err(|e| StageError::io("list", dir, e))?.flatten() {
-        remove(&entry.path())?;
+        delete(&entry.path())?;
     }
     Ok(())
 }

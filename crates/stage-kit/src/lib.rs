@@ -9,6 +9,7 @@ mod context;
 pub mod digest;
 mod error;
 pub mod files;
+mod places;
 mod progress;
 mod stage;
 

@@ -112,8 +112,8 @@ fn call<S: Stage>() -> Result<ExitCode> {
     }
     let params = cli::params::<S>(&call.request.params)?;
     let scratch = call.request.scratch.clone();
-    let context = Context::new(call.request, call.by_hand, call.overwrite, cancelled)?;
-    let outcome = execute::<S>(params, &context);
+    let context = Context::new(call.request, call.by_hand, call.overwrite, cancelled);
+    let outcome = context.and_then(|context| execute::<S>(params, &context));
     if call.by_hand {
         let _ = std::fs::remove_dir_all(scratch);
     }
@@ -125,7 +125,10 @@ fn call<S: Stage>() -> Result<ExitCode> {
 }
 
 pub(crate) fn execute<S: Stage>(params: S::Params, context: &Context) -> Result<Outcome> {
-    let outcome = S::run(params, context).and_then(|outcome| context.commit().map(|()| outcome));
+    let missing = S::OUTPUTS.iter().find(|output| output.required && !context.wants(output.name));
+    let asked = missing.map_or(Ok(()), |output| Err(context.no_output(output.name)));
+    let outcome =
+        asked.and_then(|()| S::run(params, context)).and_then(|outcome| context.commit().map(|()| outcome));
     if outcome.is_err() {
         context.discard();
     }

@@ -62,6 +62,75 @@ fn an_output_that_exists_is_kept_unless_told_otherwise() {
     assert_eq!(fs::read_to_string(dir.path().join("out/copies.txt")).unwrap(), "hello hello");
 }
 
+/// The input is absent too: what is said of the output was found before the work began.
+#[test]
+fn an_output_that_can_t_be_made_is_refused_before_the_work() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("file"), "text").unwrap();
+    std::os::unix::fs::symlink("nowhere", dir.path().join("dangling")).unwrap();
+    let below_a_link = dir.path().join("link");
+    std::os::unix::fs::symlink(dir.path(), &below_a_link).unwrap();
+    let long = format!("timings={}", "x".repeat(250));
+    let output = |path| ["--output", path];
+    for (args, expected) in [
+        (&output("timings=/proc/x/y")[..], "/proc/x/y: the output `timings` can't be made: No such file"),
+        (&output("timings=file/y"), "the output `timings` can't be made: Not a directory"),
+        (&output("timings=file/y/z"), "a part of the path is a file: choose another path"),
+        (&output("copies=file/y"), "the output `copies` can't be made: Not a directory"),
+        (&output(&long), "the output `timings` can't be made: File name too long"),
+        (&output("copies=dangling"), "the output exists already"),
+        (&["--output", "copies=/proc/self", "--overwrite"], "the output `copies` can't be made"),
+        (&["--output", "copies=/proc", "--overwrite"], "something is mounted there"),
+        (&["--output", "copies=..", "--overwrite"], "has no name of its own"),
+        (&output("timings=out"), "the output `copies` and the output `timings` are the same path"),
+        (&output("timings=link/out"), "are the same path"),
+        (&output("timings=out/y"), "the output `timings` lies in the output `copies`"),
+        (
+            &["--output", "timings=a", "--output", "copies=a/b"],
+            "the output `copies` lies in the output `timings`",
+        ),
+        (
+            &["--checkpoint-dir", "w", "--output", "copies=w/out"],
+            "the output `copies` lies in the checkpoint folder",
+        ),
+        (&["--checkpoint-dir", "."], "the output `copies` lies in the checkpoint folder"),
+        (&["--live-dir", "out/live"], "the live folder lies in the output `copies`"),
+        (&["--checkpoint-dir", "/proc/x"], "/proc/x: the folder can't be made"),
+        (&["--checkpoint-dir", "file/x"], "the folder can't be made: Not a directory"),
+    ] {
+        let output = by_hand(dir.path(), &[args, &["--input", "text=missing.txt"]].concat());
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {said}");
+        assert!(said.contains(expected) && said.contains("help: "), "{args:?}: {said}");
+        assert!(!said.contains("missing.txt"), "{args:?}: {said}");
+    }
+    let mut left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["dangling", "file", "in.txt", "link"]);
+}
+
+#[test]
+fn an_output_that_is_needed_is_asked_for_before_the_work() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Command::new(program());
+    command.current_dir(dir.path()).env_remove(REQUEST_VARIABLE);
+    let output = command.args(["--input", "text=missing.txt", "--output", "timings=t"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("the output `copies` is missing"), "{}", stderr(&output));
+}
+
+/// Its path is the runner's, and no fault of the parameters.
+#[test]
+fn under_a_runner_an_output_that_can_t_be_made_is_a_failure() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = request(dir.path(), json!({}));
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace(&format!("{}/out", dir.path().display()), "/proc/x/out")).unwrap();
+    let output = Command::new(program()).env(REQUEST_VARIABLE, &path).output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+    assert!(stderr(&output).contains("the output `copies` can't be made"), "{}", stderr(&output));
+}
+
 #[test]
 fn what_a_killed_process_left_does_not_reach_the_output() {
     let dir = tempfile::tempdir().unwrap();

@@ -9,7 +9,9 @@ use arrow_array::types::{Int32Type, Int64Type};
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::DataType;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::basic::Compression;
 use parquet::errors::ParquetError;
+use parquet::file::metadata::ParquetMetaData;
 use stage_kit::StageError;
 
 /// What can be wrong with a token file.
@@ -19,6 +21,8 @@ pub(crate) enum TokensError {
     Open(std::io::Error),
     #[error("damaged, or no parquet file: {0}")]
     Damaged(String),
+    #[error("the column `{column}` is compressed with {codec}, which can't be read here")]
+    Codec { column: String, codec: String },
     #[error("there is no column `{0}`")]
     NoColumn(&'static str),
     #[error("column `{column}` is {found}, not {wanted}")]
@@ -42,9 +46,11 @@ impl From<ParquetError> for TokensError {
 impl TokensError {
     /// As a stage's error about `path`.
     pub(crate) fn stage_error(self, path: &Path) -> StageError {
-        StageError::failed(self.to_string())
-            .at(path.display().to_string())
-            .next("make the tokens again with tokenize-to-parquet, for this model")
+        let next = match self {
+            Self::Codec { .. } => "write the file without compression, or with Snappy, gzip or LZ4",
+            _ => "make the tokens again with tokenize-to-parquet, for this model",
+        };
+        StageError::failed(self.to_string()).at(path.display().to_string()).next(next)
     }
 }
 
@@ -147,6 +153,9 @@ pub(crate) fn read(path: &Path) -> Result<TokenFile, TokensError> {
 
 fn read_file(file: File) -> Result<(Vec<Row>, Metadata), TokensError> {
     let builder = ParquetRecordBatchReaderBuilder::try_new(file)?;
+    if let Some(error) = unreadable(builder.metadata()) {
+        return Err(error);
+    }
     let pairs = builder.metadata().file_metadata().key_value_metadata();
     let metadata =
         metadata(pairs.into_iter().flatten().map(|p| (p.key.as_str(), p.value.as_deref().unwrap_or(""))))?;
@@ -156,6 +165,22 @@ fn read_file(file: File) -> Result<(Vec<Row>, Metadata), TokensError> {
         read_batch(&batch, &mut rows)?;
     }
     Ok((rows, metadata))
+}
+
+/// The first column with a codec that is not in this build: the common ones in Rust alone are.
+fn unreadable(file: &ParquetMetaData) -> Option<TokensError> {
+    let columns = file.row_groups().iter().flat_map(|group| group.columns());
+    columns.into_iter().find_map(|column| match column.compression() {
+        Compression::UNCOMPRESSED
+        | Compression::SNAPPY
+        | Compression::GZIP(_)
+        | Compression::LZ4
+        | Compression::LZ4_RAW => None,
+        codec => Some(TokensError::Codec {
+            column: column.column_path().parts().first().cloned().unwrap_or_default(),
+            codec: codec.to_string().split('(').next().unwrap_or_default().to_lowercase(),
+        }),
+    })
 }
 
 fn metadata<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Result<Metadata, TokensError> {

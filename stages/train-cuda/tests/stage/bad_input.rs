@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::support::{
-    COLUMNS, Metadata, Row, args, golden, made_up_rows, model_copy, program, stderr, write_parquet,
-    write_tokens,
+    COLUMNS, Metadata, Row, args, golden, made_up_rows, model_copy, program, stderr, write_compressed,
+    write_parquet, write_tokens,
 };
 
 struct Case {
@@ -66,6 +66,34 @@ fn damaged_and_missing_token_files() {
     case.fails(&[], &[], 3, &["damaged, or no parquet file"]);
     fs::remove_file(case.train()).unwrap();
     case.fails(&[], &[], 3, &["can't be opened"]);
+}
+
+#[test]
+fn token_files_of_other_codecs() {
+    use parquet::basic::{Compression, GzipLevel};
+    let case = Case::new();
+    let rows = [Row::new(vec![1, 9999], vec![1, 2])];
+    let write = |codec| write_compressed(&case.train(), &rows, &Metadata::default(), &COLUMNS, codec);
+    let gzip = Compression::GZIP(GzipLevel::default());
+    // That these are read shows in what is said of their row.
+    for codec in [Compression::SNAPPY, gzip, Compression::LZ4, Compression::LZ4_RAW] {
+        write(codec);
+        case.fails(&[], &[], 3, &["row 0 (`r0`): token id 9999"]);
+    }
+    // The footer of a plain file, made to name the codecs that can't even be written here: after the path of the column `id`,
+    // a field of 32 bits and the codec's number, twice as large.
+    write(Compression::UNCOMPRESSED);
+    let plain = fs::read(case.train()).unwrap();
+    let footer = b"\x18\x02id\x15\x00";
+    let found: Vec<usize> = (0..plain.len()).filter(|&i| plain[i..].starts_with(footer)).collect();
+    let &[at] = &found[..] else { panic!("the footer is not as expected: {found:?}") };
+    for (number, name) in [(3, "lzo"), (4, "brotli"), (6, "zstd")] {
+        let mut bytes = plain.clone();
+        bytes[at + footer.len() - 1] = 2 * number;
+        fs::write(case.train(), bytes).unwrap();
+        let named = format!("the column `id` is compressed with {name}, which can't be read here");
+        case.fails(&[], &[], 3, &[&named, "without compression, or with Snappy, gzip or LZ4"]);
+    }
 }
 
 #[test]

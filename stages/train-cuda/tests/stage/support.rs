@@ -9,6 +9,7 @@ use std::sync::Arc;
 use arrow_array::builder::{Int32Builder, ListBuilder};
 use arrow_array::{ArrayRef, RecordBatch, StringArray};
 use parquet::arrow::ArrowWriter;
+use parquet::basic::Compression;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use safetensors::SafeTensors;
@@ -46,6 +47,16 @@ impl Default for Metadata {
 
 /// Writes a token file with the columns of tokenize-to-parquet, or only those in `columns`.
 pub(crate) fn write_parquet(path: &Path, rows: &[Row], metadata: &Metadata, columns: &[&str]) {
+    write_compressed(path, rows, metadata, columns, Compression::UNCOMPRESSED);
+}
+
+pub(crate) fn write_compressed(
+    path: &Path,
+    rows: &[Row],
+    metadata: &Metadata,
+    columns: &[&str],
+    codec: Compression,
+) {
     let ids: ArrayRef = Arc::new(StringArray::from_iter_values((0..rows.len()).map(|i| format!("r{i}"))));
     let functions: ArrayRef =
         Arc::new(StringArray::from_iter_values(rows.iter().map(|r| &r.function_sha256)));
@@ -66,7 +77,8 @@ pub(crate) fn write_parquet(path: &Path, rows: &[Row], metadata: &Metadata, colu
     let batch =
         RecordBatch::try_from_iter(all.into_iter().filter(|(name, _)| columns.contains(name))).unwrap();
     let pairs = metadata.0.iter().map(|(k, v)| KeyValue::new((*k).to_owned(), v.clone())).collect();
-    let properties = WriterProperties::builder().set_key_value_metadata(Some(pairs)).build();
+    let properties = WriterProperties::builder().set_key_value_metadata(Some(pairs)).set_compression(codec);
+    let properties = properties.build();
     let mut writer =
         ArrowWriter::try_new(File::create(path).unwrap(), batch.schema(), Some(properties)).unwrap();
     writer.write(&batch).unwrap();
