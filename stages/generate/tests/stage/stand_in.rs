@@ -121,6 +121,37 @@ fn memory_that_a_wait_finds_short_is_like_any_other() {
     assert!(met > 3, "the calls are not those of a run: {met}");
 }
 
+/// A restart does not take over what changed on the disk, and ends with the same bytes.
+#[test]
+fn a_damaged_line_of_the_journal_is_generated_again() {
+    let case = Case::new();
+    let set = "batch=1 samples=2";
+    let whole = case.expect(set, "nothing:1:1", 0, &[]);
+    let journal = || {
+        let dir = fs::read_dir(case.dir.path().join("out/resume")).unwrap();
+        let path = dir.flatten().next().unwrap().path();
+        (fs::read(&path).unwrap(), path)
+    };
+    let kept = |bytes: &[u8]| bytes.iter().filter(|&&b| b == b'\n').count();
+    for call in (20..).step_by(3) {
+        case.expect(set, &format!("cuStreamSynchronize:{call}:2"), 75, &["what is done is kept"]);
+        if kept(&journal().0) > 3 {
+            break;
+        }
+    }
+    let (mut bytes, path) = journal();
+    let text = String::from_utf8(bytes.clone()).unwrap();
+    let second = text.match_indices("\"completion\":\"").nth(1).unwrap().0;
+    bytes[second + 16] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    let (code, said, samples) = case.run(set, &[]);
+    assert!(code == 0 && samples == whole, "{said}");
+    let after = kept(&bytes) - 2;
+    let told =
+        format!("line 2 is not as it was written: its sample is generated again, and the {after} after");
+    assert!(said.contains(&told) && said.contains("goes on: 1 of 6 samples are done"), "{said}");
+}
+
 /// What others hold may come free; what no GPU of this size has, won't.
 #[test]
 fn a_sequence_that_does_not_fit_is_retryable_where_others_hold_the_memory() {
