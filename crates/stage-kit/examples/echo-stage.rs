@@ -11,6 +11,9 @@ use stage_kit::{Alias, Context, Outcome, PortSpec, Result, Stage, StageError, Ta
 struct Params {
     /// How often the text is repeated.
     times: u32,
+    /// Seconds to wait before each copy.
+    #[schemars(extend("exclusiveMinimum" = 0))]
+    pause: Option<f64>,
     /// What is put between two copies.
     separator: String,
     /// Report an unmet gate after the work.
@@ -21,7 +24,7 @@ struct Params {
 
 impl Default for Params {
     fn default() -> Self {
-        Self { times: 1, separator: " ".to_owned(), gate: false, wait: false }
+        Self { times: 1, pause: None, separator: " ".to_owned(), gate: false, wait: false }
     }
 }
 
@@ -42,6 +45,7 @@ impl Stage for Echo {
         let path = context.output_dir("copies")?.join("copies.txt");
         let progress = context.progress("copies", Some(u64::from(params.times)));
         let copies: Vec<&str> = (0..params.times).map(|_| text.trim()).inspect(|_| progress.inc(1)).collect();
+        std::thread::sleep(std::time::Duration::from_secs_f64(params.pause.unwrap_or(0.0)));
         fs::write(&path, copies.join(&params.separator)).map_err(|e| StageError::io("write", &path, e))?;
         if context.wants("timings") {
             let path = context.output_dir("timings")?.join("seconds.txt");

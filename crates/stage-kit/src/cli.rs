@@ -157,12 +157,36 @@ pub(crate) fn params<S: Stage>(given: &Map<Value>) -> Result<S::Params> {
             let alone = Value::Object([((*name).clone(), (*value).clone())].into_iter().collect());
             serde_json::from_value::<S::Params>(alone).is_err()
         });
-        let (place, shown) =
-            culprit.map_or((String::new(), String::new()), |(n, v)| (n.clone(), format!("`{v}`: ")));
-        StageError::usage(format!("{shown}{e}"))
+        let (place, message) = match culprit {
+            None => ("", e.to_string()),
+            Some((name, value)) => (name.as_str(), misfit(&schema, name, value, &e)),
+        };
+        StageError::usage(message)
             .at(format!("{} parameter {place}", S::NAME))
             .next(format!("see `{} --help`", S::NAME))
     })
+}
+
+/// Why a parameter does not take the value: where it wants a number and the value is none, which numbers it takes.
+fn misfit(schema: &Value, name: &str, value: &Value, e: &serde_json::Error) -> String {
+    let property = schema.pointer(&format!("/properties/{name}"));
+    let keyword = |key: &str| property.and_then(|p| p.get(key));
+    let is_kind = |kind: &str| match keyword("type") {
+        Some(Value::Array(kinds)) => kinds.iter().any(|k| k == kind),
+        only => only.is_some_and(|k| k == kind),
+    };
+    let wanted = match (is_kind("integer"), is_kind("number")) {
+        (true, _) if !(value.is_i64() || value.is_u64()) => "a whole number",
+        (_, true) if !value.is_number() => "a finite number",
+        _ => return format!("`{value}`: {e}"),
+    };
+    let bound = match (keyword("exclusiveMinimum"), keyword("minimum")) {
+        (Some(bound), _) => format!(" above {bound}"),
+        (None, Some(bound)) => format!(", {bound} or more"),
+        (None, None) => String::new(),
+    };
+    let shown = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    format!("`{shown}` is not {wanted}{bound}")
 }
 
 fn request_by_hand<S: Stage>(matches: &ArgMatches) -> Result<Request> {

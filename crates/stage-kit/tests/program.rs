@@ -147,7 +147,13 @@ fn wrong_requests_exit_2_and_name_the_culprit() {
     let dir = tempfile::tempdir().unwrap();
     for (args, expected) in [
         (&["--set", "tims=3"][..], "there is no parameter `tims`"),
-        (&["--set", "times=many"], "times"),
+        (&["--set", "times=many"], "parameter times: `many` is not a whole number, 0 or more"),
+        (&["--set", "times=1.5"], "`1.5` is not a whole number, 0 or more"),
+        (&["--set", "times=-1"], "`-1`: invalid value"),
+        (&["--set", "pause=nan"], "parameter pause: `nan` is not a finite number above 0"),
+        (&["--set", "pause=1e400"], "`1e400` is not a finite number above 0"),
+        (&["--set", "pause=true"], "`true` is not a finite number above 0"),
+        (&["--set", "wait=3"], "`3`: invalid type"),
         (&["--set", "times"], "has no `=`"),
         (&["--input", "txt=a"], "there is no input `txt`"),
         (&["--input", "text=missing.txt"], "does not exist"),

@@ -236,7 +236,7 @@ fn finish(run: &mut Run<'_>, end: &End<'_>, context: &Context) -> Result<()> {
     }
     run.live.status(TrainingStatus::Completed);
     let (steps, seconds) = (run.history.steps_done(), begun.elapsed().as_secs_f64());
-    run.live.say(&format!("trained {steps} steps; outputs after {seconds:.1} s"));
+    run.live.say(&format!("trained {}; outputs after {seconds:.1} s", counted(steps, "step")));
     let metrics = metrics(run, end);
     if let Some(line) = gpu_line(&metrics, &run.live.telemetry().summary()) {
         run.live.say(&line);
@@ -350,20 +350,28 @@ fn facts(params: &Params, base: &inputs::Base, length: Length, checkpoints: &Pat
 }
 
 fn summary(data: &train::Data, length: Length, n_trainable: u64, planned_peak_bytes: u64) -> [String; 2] {
-    let n_validation = data.validation.as_ref().map_or(0, |v| v.rows.len());
+    let n_validation = data.validation.as_ref().map_or(0, |v| v.rows.len() as u64);
     [
         format!(
-            "{} training rows ({} label tokens), {n_validation} validation rows, {} steps of {} epochs",
-            data.train.rows.len(),
-            data.train.n_label_tokens(),
-            length.total,
-            length.epochs()
+            "{} ({}), {}, {} of {}",
+            counted(data.train.rows.len() as u64, "training row"),
+            counted(data.train.n_label_tokens(), "label token"),
+            counted(n_validation, "validation row"),
+            counted(length.total, "step"),
+            counted(length.epochs(), "epoch"),
         ),
         format!(
-            "{n_trainable} trainable parameters, {} MB planned at the peak",
+            "{}, {} MB planned at the peak",
+            counted(n_trainable, "trainable parameter"),
             planned_peak_bytes / 1_000_000
         ),
     ]
+}
+
+/// `1 row`, `2 rows`.
+fn counted(n: u64, what: &str) -> String {
+    let plural = if n == 1 { "" } else { "s" };
+    format!("{n} {what}{plural}")
 }
 
 /// The hub's name of a model, where its source is one: PEFT looks for the base under it.

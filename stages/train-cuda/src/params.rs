@@ -113,7 +113,8 @@ pub struct Params {
     pub accumulation: Option<u32>,
     /// Passes over the training rows; 3 unless a preset says otherwise.
     pub epochs: Option<u32>,
-    /// Highest learning rate; 2e-4 unless a preset says otherwise.
+    /// Highest learning rate, above 0; 2e-4 unless a preset says otherwise.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub lr: Option<f64>,
     /// Share of all steps in which the learning rate rises.
     pub warmup_ratio: f64,
@@ -125,10 +126,12 @@ pub struct Params {
     pub weight_decay: f64,
     pub beta1: f64,
     pub beta2: f64,
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub eps: f64,
     /// Rank of the adapters.
     pub rank: u32,
-    /// Scale of the adapters is alpha / rank.
+    /// Scale of the adapters is alpha / rank; above 0.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub alpha: f64,
     /// Dropout on the adapters' input.
     pub dropout: f64,

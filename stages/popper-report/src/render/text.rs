@@ -98,20 +98,35 @@ pub(super) fn number(v: f64) -> String {
     }
 }
 
+/// With so many digits behind the point. What is rounded to zero has no sign.
+fn fixed(v: f64, digits: usize) -> String {
+    let text = format!("{v:.digits$}");
+    match text.strip_prefix('-') {
+        Some(size) if size.bytes().all(|b| matches!(b, b'0' | b'.')) => size.to_owned(),
+        _ => text,
+    }
+}
+
+/// As [`fixed`], with a plus where something rose.
+fn change(v: f64, digits: usize) -> String {
+    let text = fixed(v, digits);
+    if v > 0.0 && text != fixed(0.0, digits) { format!("+{text}") } else { text }
+}
+
 /// A value with its unit: `82.0 %`.
 pub(super) fn value(m: &Measured) -> String {
     let text = match m.unit.as_str() {
-        "%" | "pp" => format!("{:.1}", m.value),
-        unit if unit.ends_with("differ") || matches!(unit, "faults" | "samples") => format!("{:.0}", m.value),
+        "%" => fixed(m.value, 1),
+        "pp" => change(m.value, 1),
+        unit if unit.ends_with("differ") || matches!(unit, "faults" | "samples") => fixed(m.value, 0),
         _ => number(m.value),
     };
-    let sign = if m.unit == "pp" && m.value > 0.0 { "+" } else { "" };
-    format!("{sign}{text} {}", m.unit)
+    format!("{text} {}", m.unit)
 }
 
 /// The interval and the number of cases: `95 %: 73.1 to 88.6, n = 100`; empty where there is neither.
 pub(super) fn spread(m: &Measured) -> String {
-    let show = |v: f64| if matches!(m.unit.as_str(), "%" | "pp") { format!("{v:.1}") } else { number(v) };
+    let show = |v: f64| if matches!(m.unit.as_str(), "%" | "pp") { fixed(v, 1) } else { number(v) };
     let interval = m.interval95.map(|[low, high]| format!("95 %: {} to {}", show(low), show(high)));
     let n = m.n.map(|n| format!("n = {n}"));
     [interval, n].into_iter().flatten().collect::<Vec<_>>().join(", ")
@@ -119,19 +134,19 @@ pub(super) fn spread(m: &Measured) -> String {
 
 /// A compared rate: in percent, but for similarities, which are read as numbers between 0 and 1.
 pub(super) fn compared(metric: &str, m: &Measured, is_difference: bool) -> String {
-    let sign = if is_difference && m.value > 0.0 { "+" } else { "" };
+    let show = if is_difference { change } else { fixed };
     if is_similarity(metric) {
-        return format!("{sign}{:.3}", m.value);
+        return show(m.value, 3);
     }
     let unit = if is_difference { "pp" } else { "%" };
-    format!("{sign}{:.1} {unit}", m.value * 100.0)
+    format!("{} {unit}", show(m.value * 100.0, 1))
 }
 
 pub(super) fn compared_interval(metric: &str, m: &Measured) -> String {
     match m.interval95 {
         None => String::new(),
-        Some([low, high]) if is_similarity(metric) => format!("{low:.3} to {high:.3}"),
-        Some([low, high]) => format!("{:.1} to {:.1}", low * 100.0, high * 100.0),
+        Some([low, high]) if is_similarity(metric) => format!("{} to {}", fixed(low, 3), fixed(high, 3)),
+        Some([low, high]) => format!("{} to {}", fixed(low * 100.0, 1), fixed(high * 100.0, 1)),
     }
 }
 
@@ -185,5 +200,27 @@ mod tests {
     fn numbers_are_short_and_do_not_lie() {
         let shown = [0.0, 0.0004, 0.5, 1.25, 12.34, 123.4, -3.0, 1.5e7].map(number);
         assert_eq!(shown, ["0", "4.00e-4", "0.500", "1.25", "12.3", "123", "-3.00", "1.50e7"]);
+    }
+
+    #[test]
+    fn what_is_rounded_to_zero_has_no_sign() {
+        let measured = |value, unit: &str| Measured {
+            value,
+            unit: unit.to_owned(),
+            interval95: Some([-0.0004, 0.0014]),
+            n: None,
+        };
+        assert_eq!(compared_interval("bleu", &measured(0.0, "")), "0.000 to 0.001");
+        assert_eq!(compared_interval("compiles", &measured(0.0, "")), "0.0 to 0.1");
+        assert_eq!(spread(&measured(0.0, "pp")), "95 %: 0.0 to 0.0");
+        let changes = [-0.04, -0.06, 0.04, 0.06, -0.0];
+        assert_eq!(
+            changes.map(|v| value(&measured(v, "pp"))),
+            ["0.0 pp", "-0.1 pp", "0.0 pp", "+0.1 pp", "0.0 pp"]
+        );
+        let similar = [-0.0004, -0.0006, 0.0004, 0.0006].map(|v| compared("bleu", &measured(v, ""), true));
+        assert_eq!(similar, ["0.000", "-0.001", "0.000", "+0.001"]);
+        assert_eq!(compared("compiles", &measured(0.5, ""), false), "50.0 %");
+        assert_eq!(compared("compiles", &measured(-0.0001, ""), true), "0.0 pp");
     }
 }

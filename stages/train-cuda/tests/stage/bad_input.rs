@@ -209,6 +209,15 @@ fn outputs_and_inputs_that_do_not_belong_to_the_mode() {
 }
 
 #[test]
+fn numbers_that_are_none() {
+    let case = Case::new();
+    for (name, value) in [("lr", "nan"), ("eps", "inf"), ("alpha", "-inf"), ("lr", "much")] {
+        let named = format!("train-cuda parameter {name}: `{value}` is not a finite number above 0");
+        case.fails(&[&format!("{name}={value}")], &[], 2, &[&named]);
+    }
+}
+
+#[test]
 fn the_best_of_nothing() {
     let case = Case::new();
     fs::remove_file(case.tokens.join("validation.parquet")).unwrap();

@@ -315,5 +315,6 @@ fn old_gpus_are_passed_over_or_refused_by_name() {
 fn a_step_of_very_many_passes() {
     let rows: Vec<Row> = (0..5000).map(|i| Row::new(vec![i % 640, 1, 2], vec![-100, 1, 2])).collect();
     let case = Case::new(&rows, &["batch=4096", "accumulation=2", "epochs=1", "tokens_at_a_time=3"]);
-    case.expect(&[], &[], 0, &["trained 1 steps"]);
+    let planned = "5000 training rows (10000 label tokens), 0 validation rows, 1 step of 1 epoch";
+    case.expect(&[], &[], 0, &[planned, "trained 1 step; outputs"]);
 }
