@@ -39,7 +39,13 @@ impl Stage for Echo {
         &[PortSpec::required("copies", "copies.txt"), PortSpec::volatile("timings", "seconds.txt")];
     const ALIASES: &'static [Alias] = &[Alias { option: "gate", target: Target::Flag("gate") }];
 
+    fn is_checkpoint(name: &str) -> bool {
+        name == "done.txt"
+    }
+
     fn run(params: Params, context: &Context) -> Result<Outcome> {
+        let done = context.checkpoint_dir().join("done.txt");
+        fs::write(&done, "nothing").map_err(|e| StageError::io("write", &done, e))?;
         let input = context.input("text")?;
         let text = fs::read_to_string(input).map_err(|e| StageError::io("read", input, e))?;
         let path = context.output_dir("copies")?.join("copies.txt");

@@ -13,6 +13,8 @@ use record::protocol::{PROTOCOL, Request, Resources};
 use crate::places::{self, is_taken, partial_name};
 use crate::{Progress, Result, StageError};
 
+const EVENTS: &str = "events.jsonl";
+
 /// One execution of a stage.
 #[derive(Debug)]
 pub struct Context {
@@ -31,7 +33,7 @@ impl Context {
         cancelled: Arc<AtomicBool>,
     ) -> Result<Self> {
         places::prepare(&request, by_hand)?;
-        let path = request.live_dir.join("events.jsonl");
+        let path = request.live_dir.join(EVENTS);
         let events = OpenOptions::new().create(true).append(true).open(&path);
         let events = events.map_err(|e| StageError::io("open for appending", &path, e))?;
         Ok(Self { request, by_hand, overwrite, cancelled, events: Mutex::new(Some(events)) })
@@ -159,8 +161,8 @@ impl Context {
         let _ = writeln!(std::io::stderr(), "{line}");
     }
 
-    /// Gives every wanted output its final name.
-    pub(crate) fn commit(&self) -> Result<()> {
+    /// Gives every wanted output its final name, and empties the checkpoint folder; by hand of what `is_checkpoint` names.
+    pub(crate) fn commit(&self, is_checkpoint: fn(&str) -> bool) -> Result<()> {
         for (name, path) in &self.request.outputs {
             let partial = partial_name(path);
             if !partial.exists() {
@@ -173,18 +175,20 @@ impl Context {
             }
             fs::rename(partial_name(path), path).map_err(|e| StageError::io("rename into place", path, e))?;
         }
-        clear(&self.request.checkpoint_dir)?;
+        clear(&self.request.checkpoint_dir, |name| !self.by_hand || is_checkpoint(name))?;
         if self.by_hand {
             self.tidy();
         }
         Ok(())
     }
 
-    /// Without a runner nobody else removes the folders beside the output. A training state stays for the monitor.
+    /// Without a runner nobody else removes the folders beside the output. A training state stays for the monitor, and so does
+    /// what somebody else put there.
     fn tidy(&self) {
         let _ = fs::remove_dir(&self.request.checkpoint_dir);
         if !self.request.live_dir.join("training_state.json").exists() {
-            let _ = fs::remove_dir_all(&self.request.live_dir);
+            let _ = fs::remove_file(self.request.live_dir.join(EVENTS));
+            let _ = fs::remove_dir(&self.request.live_dir);
         }
     }
 
@@ -258,9 +262,11 @@ fn delete(path: &Path) -> Result<()> {
     places::remove(path).map_err(|e| StageError::io("delete", path, e))
 }
 
-fn clear(dir: &Path) -> Result<()> {
+fn clear(dir: &Path, goes: impl Fn(&str) -> bool) -> Result<()> {
     for entry in fs::read_dir(dir).map_err(|e| StageError::io("list", dir, e))?.flatten() {
-        delete(&entry.path())?;
+        if goes(&entry.file_name().to_string_lossy()) {
+            delete(&entry.path())?;
+        }
     }
     Ok(())
 }

@@ -25,6 +25,12 @@ pub trait Stage {
     /// What `--help` says after the parameters.
     const MORE_HELP: &'static str = "";
 
+    /// Whether a name in the checkpoint folder is one that this program gives. By hand the folder may hold other files, which
+    /// stay when the work is done.
+    fn is_checkpoint(_name: &str) -> bool {
+        false
+    }
+
     /// Does the work: reads inputs, writes into [`Context::output_dir`], returns. Called once.
     ///
     /// # Errors
@@ -127,8 +133,9 @@ fn call<S: Stage>() -> Result<ExitCode> {
 pub(crate) fn execute<S: Stage>(params: S::Params, context: &Context) -> Result<Outcome> {
     let missing = S::OUTPUTS.iter().find(|output| output.required && !context.wants(output.name));
     let asked = missing.map_or(Ok(()), |output| Err(context.no_output(output.name)));
-    let outcome =
-        asked.and_then(|()| S::run(params, context)).and_then(|outcome| context.commit().map(|()| outcome));
+    let outcome = asked
+        .and_then(|()| S::run(params, context))
+        .and_then(|outcome| context.commit(S::is_checkpoint).map(|()| outcome));
     if outcome.is_err() {
         context.discard();
     }

@@ -62,6 +62,28 @@ fn an_output_that_exists_is_kept_unless_told_otherwise() {
     assert_eq!(fs::read_to_string(dir.path().join("out/copies.txt")).unwrap(), "hello hello");
 }
 
+/// Whether the work is done or fails.
+#[test]
+fn by_hand_no_file_of_anybody_else_is_deleted() {
+    for (text, code) in [("in.txt", 0), ("missing.txt", 2)] {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["mine", "mine/folder"] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+            fs::write(dir.path().join(name).join("notes.txt"), "text").unwrap();
+        }
+        let input = format!("text={text}");
+        let args = ["--checkpoint-dir", "mine", "--live-dir", "mine", "--input", &input];
+        let output = by_hand(dir.path(), &args);
+        assert_eq!(output.status.code(), Some(code), "{}", stderr(&output));
+        let mut left: Vec<_> =
+            fs::read_dir(dir.path().join("mine")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        left.sort();
+        left.retain(|name| code == 0 || name != "done.txt");
+        assert_eq!(left, ["folder", "notes.txt"]);
+        assert!(dir.path().join("mine/folder/notes.txt").exists());
+    }
+}
+
 /// The input is absent too: what is said of the output was found before the work began.
 #[test]
 fn an_output_that_can_t_be_made_is_refused_before_the_work() {

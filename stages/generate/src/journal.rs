@@ -78,6 +78,12 @@ fn run_of(name: &str) -> Option<&str> {
     name.strip_prefix("samples-")?.strip_suffix(".jsonl")
 }
 
+/// A journal, or one that was being written.
+pub(crate) fn is_journal(name: &str) -> bool {
+    run_of(name).is_some()
+        || name.strip_suffix("partial").is_some_and(|n| run_of(&format!("{n}jsonl")).is_some())
+}
+
 fn keep_one_other(context: &Context, own: &str) -> Result<()> {
     let dir = context.checkpoint_dir();
     let mut others = Vec::new();

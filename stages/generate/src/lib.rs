@@ -53,6 +53,10 @@ impl Stage for Generate {
         Alias { option: "device", target: Target::Param("device") },
     ];
 
+    fn is_checkpoint(name: &str) -> bool {
+        journal::is_journal(name)
+    }
+
     fn run(params: Params, context: &Context) -> Result<Outcome> {
         let begun = Instant::now();
         params.check()?;

@@ -74,6 +74,16 @@ impl Stage for TrainCuda {
   train-cuda --bench: times steps on random weights and tokens; `train-cuda --bench --help` lists its options
   train-cuda --profile-ops: the same, with the device time of each kind of work";
 
+    fn is_checkpoint(name: &str) -> bool {
+        let after = |prefix: &str| name.strip_prefix(prefix);
+        let is_step = |text: &str| text.parse::<u64>().is_ok();
+        let is_run = |text: &str| text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        after("best-").or_else(|| after("step-")).is_some_and(is_step)
+            || after("run-").is_some_and(is_run)
+            || ["newest.safetensors", "newest.safetensors.partial", "state.safetensors", "weights.partial"]
+                .contains(&name)
+    }
+
     fn run(params: Params, context: &Context) -> Result<Outcome> {
         let params = params.resolve()?;
         check_outputs(&params, context)?;

@@ -220,8 +220,13 @@ fn a_stopped_run_goes_on_and_ends_with_the_same_bytes() {
         assert_eq!(code, (signal == Signal::TERM).then_some(130));
         assert!(!out.join("samples").exists());
     }
+    let checkpoint = out.join("resume");
+    fs::write(checkpoint.join("notes.txt"), "of somebody else").unwrap();
+    fs::write(checkpoint.join("samples-0123456789abcdef.partial"), "{").unwrap();
     let resumed = generate(&inputs, &out, &more);
     assert!(whole == resumed, "the resumed run differs");
+    let left: Vec<_> = fs::read_dir(&checkpoint).unwrap().flatten().map(|e| e.file_name()).collect();
+    assert_eq!(left, ["notes.txt"]);
     let file = "samples/samples.jsonl";
     assert_eq!(fs::read(setup.out("whole").join(file)).unwrap(), fs::read(out.join(file)).unwrap());
 }

@@ -168,13 +168,19 @@ fn a_checkpoint_of_other_parameters_is_not_used_and_not_lost() {
     let other = Setup { tokens: first.tokens.clone(), more, sees_gpu: false };
     assert_eq!(stop_after(&other, &out, 5, Signal::TERM), Some(130));
     assert_eq!(stop_after(&other, &out, 3, Signal::KILL), None);
+    let checkpoint = out.join("resume");
+    for name in ["notes.txt", "best-of-all"] {
+        std::fs::write(checkpoint.join(name), "of somebody else").unwrap();
+    }
 
     let output = first.program(&out).output().unwrap();
     let said = stderr(&output);
     assert!(output.status.success(), "{said}");
     assert!(said.contains("goes on after step") && said.contains("other parameters"), "{said}");
     compare(&first, &whole, &out);
-    assert_eq!(std::fs::read_dir(out.join("resume")).map_or(0, Iterator::count), 0, "not cleared");
+    let mut left: Vec<_> = std::fs::read_dir(&checkpoint).unwrap().map(|e| e.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["best-of-all", "notes.txt"]);
 }
 
 #[test]
