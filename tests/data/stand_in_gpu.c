@@ -5,6 +5,7 @@
  * STAND_IN_CAPABILITIES  "7.5,9.0": one device each
  * STAND_IN_TOTAL_MB      memory of a device
  * STAND_IN_OTHERS_MB     what other processes hold of it
+ * STAND_IN_DRIVER        "11020": the driver is one for CUDA 11.2
  * CUDA_VISIBLE_DEVICES   empty: there is none
  * STAND_IN_FAIL          "cuGraphLaunch:20:214": from its 20th call on a function answers with 214;
  *                        "cuGraphLaunch:20:214:25": up to its 25th call
@@ -58,7 +59,11 @@ int cuInit(unsigned flags) {
     ANSWER();
     return visible && !*visible ? NO_DEVICE : OK;
 }
-int cuDriverGetVersion(int *version) { *version = 13000; return OK; }
+int cuDriverGetVersion(int *version) {
+    const char *given = getenv("STAND_IN_DRIVER");
+    *version = given ? atoi(given) : 13000;
+    return OK;
+}
 int cuDeviceGetCount(int *count) {
     *count = 1;
     for (const char *c = capabilities(); *c; ++c) *count += *c == ',';

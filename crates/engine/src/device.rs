@@ -150,9 +150,24 @@ impl fmt::Display for ComputeDevice {
     }
 }
 
+/// The least CUDA version of a driver: graphs are instantiated by a call that came with it.
+const LEAST_DRIVER: (u32, u32) = (11, 4);
+
+/// Why a driver that offers this version of CUDA, `12.8`, is of no use.
+fn too_old_driver(version: &str) -> Option<String> {
+    let (major, minor) = version.split_once('.')?;
+    let (least_major, least_minor) = LEAST_DRIVER;
+    ((major.parse().ok()?, minor.parse().ok()?) < LEAST_DRIVER).then(|| {
+        format!("the NVIDIA driver is one for CUDA {version}; {least_major}.{least_minor} is the least (driver 470)")
+    })
+}
+
 /// Asks the machine's driver.
 pub fn probe() -> GpuProbe {
     let found = kernels::probe();
+    if let Some(why) = found.driver.as_deref().and_then(too_old_driver) {
+        return GpuProbe::NoDriver(why);
+    }
     let lacks = [
         (found.driver.is_none(), CudaError::NoDriver),
         (!found.devices.is_empty() && !found.nvrtc, CudaError::NoNvrtc),
@@ -295,6 +310,14 @@ mod tests {
 
     fn no_driver() -> GpuProbe {
         GpuProbe::NoDriver("libcuda is absent".to_owned())
+    }
+
+    #[test]
+    fn drivers_are_new_enough_from_a_version_on() {
+        for old in ["11.3", "10.2", "9.9"] {
+            assert!(too_old_driver(old).unwrap().contains(&format!("CUDA {old}; 11.4")), "{old}");
+        }
+        assert!(["11.4", "11.10", "12.0", "13.0", "?"].iter().all(|new| too_old_driver(new).is_none()));
     }
 
     #[test]

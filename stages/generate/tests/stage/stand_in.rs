@@ -95,6 +95,14 @@ fn a_gpu_that_fails_is_named_with_what_to_do() {
     expect("batch=1", "cuDevicePrimaryCtxRetain:1:2", 75, &["Stand-in 0 has no room for a context"]);
 }
 
+#[test]
+fn a_driver_that_is_too_old_is_named() {
+    let case = Case::new();
+    let why = "the NVIDIA driver is one for CUDA 11.2; 11.4 is the least";
+    case.expect_on("batch=1", &[("DRIVER", "11020")], 2, &[why, "--set device=cpu"]);
+    case.expect_on("batch=1", &[("DRIVER", "11040")], 0, &[]);
+}
+
 /// A wait tells of what went wrong before it, while weights are loaded or tokens are made: all of it can be done again.
 #[test]
 fn memory_that_a_wait_finds_short_is_like_any_other() {
