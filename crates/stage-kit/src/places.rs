@@ -51,12 +51,13 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
     removed.or_else(|e| if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) })
 }
 
-/// An output that exists is deleted when the work is done, which nothing that is mounted lets happen.
+/// An output that exists is deleted when the work is done, which no folder that is mounted lets happen. (Some file systems give
+/// files other numbers of devices than their folders.)
 fn replaceable(path: &Path) -> io::Result<()> {
     let (Ok(there), Some(parent)) = (path.symlink_metadata(), path.parent()) else { return Ok(()) };
-    match there.dev() == parent.metadata()?.dev() {
-        true => Ok(()),
-        false => Err(io::Error::new(io::ErrorKind::ResourceBusy, "something is mounted there")),
+    match there.is_dir() && there.dev() != parent.metadata()?.dev() {
+        false => Ok(()),
+        true => Err(io::Error::new(io::ErrorKind::ResourceBusy, "something is mounted there")),
     }
 }
 
