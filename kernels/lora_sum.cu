@@ -3,7 +3,7 @@
 //   target[i] += factor (parts[i] + parts[stride + i] + parts[2 stride + i] + ...)      in this order, float32
 //
 // | tensor  | shape                                        | type    |
-// | entries | one for each target, up to 32                | structs |
+// | list    | one entry for each target, up to 32          | structs |
 // | parts   | slices of them, `stride` elements apart      | float32 |
 // | target  | `count` elements: an A or a B of a module    | float32 |
 //
@@ -23,16 +23,24 @@ struct SumEntry {
     u32 wide;    // 16 bytes at a time
 };
 
+constexpr int ENTRIES = 32;
+
+// Comes with the launch: no memory of the device has to be filled for it.
+struct SumList {
+    SumEntry entries[ENTRIES];
+};
+
 constexpr int AHEAD = 8;
 
 __device__ inline float factor_of(u32 which, const StepScalars* s) {
     return which == 0 ? 1.0f : (which == 1 ? keep_scale(s->drop_threshold) : s->lora_scale);
 }
 
-extern "C" __global__ void __launch_bounds__(256) lora_sum(const SumEntry* entries, int count, const StepScalars* scalars) {
+extern "C" __global__ void __launch_bounds__(256)
+    lora_sum(const __grid_constant__ SumList list, int count, const StepScalars* scalars) {
     int lane = threadIdx.x % WARP;
-    bool begun = lane < count && entries[lane].first <= blockIdx.x;
-    SumEntry e = entries[__popc(__ballot_sync(0xFFFFFFFFu, begun)) - 1];
+    bool begun = lane < count && list.entries[lane].first <= blockIdx.x;
+    SumEntry e = list.entries[__popc(__ballot_sync(0xFFFFFFFFu, begun)) - 1];
     u32 i = ((blockIdx.x - e.first) * blockDim.x + threadIdx.x) * 4;
     if (i >= e.count) return;
     float factor = factor_of(e.factor, scalars);

@@ -4,7 +4,7 @@ use super::algorithm::Algorithms;
 use super::compile::{Module, Source};
 use super::error::CudaError;
 use super::memory::{Memory, Pinned};
-use super::schedule::LANES;
+use super::schedule::{LANES, Marks};
 use crate::probe;
 use cudarc::cublaslt::{result as lt, sys as lt_sys};
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
@@ -53,6 +53,8 @@ pub(crate) struct Inner {
     properties: Properties,
     modules: Mutex<BTreeMap<&'static str, Arc<Module>>>,
     pub(crate) algorithms: Algorithms,
+    /// Held while a schedule starts its work.
+    pub(crate) marks: Mutex<Marks>,
 }
 
 #[expect(unsafe_code, reason = "driver handles may be used from any thread")]
@@ -147,6 +149,7 @@ impl Gpu {
             properties,
             modules: Mutex::new(BTreeMap::new()),
             algorithms: Algorithms::default(),
+            marks: Mutex::default(),
         };
         Ok(Gpu { inner: Arc::new(inner) })
     }
@@ -224,9 +227,14 @@ impl Drop for Inner {
     #[expect(unsafe_code, reason = "gives handles back to the driver")]
     fn drop(&mut self) {
         let _ = bind(self.context);
-        lock(&self.modules).clear();
-        // SAFETY: the last user of streams, handle and context; errors at this point have nobody to go to.
+        // SAFETY: the last user of streams, modules, handle and context; nothing of theirs runs when they go. Errors at this
+        // point have nobody to go to.
         unsafe {
+            for stream in self.beside.iter().chain([&self.stream]) {
+                let _ = sys::cuStreamSynchronize(*stream);
+            }
+            lock(&self.modules).clear();
+            lock(&self.marks).clear();
             let _ = sys::cuStreamDestroy_v2(self.stream);
             for stream in self.beside {
                 let _ = sys::cuStreamDestroy_v2(stream);
@@ -243,8 +251,8 @@ fn version(text: &str) -> Option<(u32, u32)> {
     Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
-/// A poisoned lock guards data that is still whole: every change is one assignment.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+/// A poisoned lock guards data that is still whole: every change is one assignment, or one value more.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

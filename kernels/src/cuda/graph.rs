@@ -64,8 +64,9 @@ impl Graph {
 impl Drop for Graph {
     #[expect(unsafe_code, reason = "gives the graph back")]
     fn drop(&mut self) {
-        if self.gpu.synchronize().is_ok() {
-            // SAFETY: nothing of it runs any more.
+        if self.gpu.bind().is_ok() {
+            // SAFETY: made once, destroyed once; while it runs, the driver puts its end off until then. Memory that it uses is
+            // given back by a call that waits for it.
             let _ = unsafe { sys::cuGraphExecDestroy(self.exec) };
         }
     }
@@ -88,21 +89,12 @@ unsafe impl Sync for Event {}
 impl Event {
     /// # Errors
     /// When the driver refuses.
-    pub fn new(gpu: &Gpu) -> Result<Self, CudaError> {
-        Self::with_flags(gpu, 0)
-    }
-
-    /// One that only orders streams and has no time.
-    pub(crate) fn order(gpu: &Gpu) -> Result<Self, CudaError> {
-        Self::with_flags(gpu, sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32)
-    }
-
     #[expect(unsafe_code, reason = "makes an event")]
-    fn with_flags(gpu: &Gpu, flags: u32) -> Result<Self, CudaError> {
+    pub fn new(gpu: &Gpu) -> Result<Self, CudaError> {
         gpu.bind()?;
         let mut handle = std::ptr::null_mut();
         // SAFETY: the driver writes a handle.
-        check("cuEventCreate", unsafe { sys::cuEventCreate(&raw mut handle, flags) })?;
+        check("cuEventCreate", unsafe { sys::cuEventCreate(&raw mut handle, 0) })?;
         Ok(Event { gpu: gpu.clone(), handle })
     }
 
@@ -110,23 +102,11 @@ impl Event {
     ///
     /// # Errors
     /// When the device refuses.
+    #[expect(unsafe_code, reason = "records an event")]
     pub fn record(&self) -> Result<(), CudaError> {
         self.gpu.bind()?;
-        self.record_on(self.gpu.inner.stream)
-    }
-
-    /// As [`Self::record`], on one of the device's streams, whose context is bound.
-    #[expect(unsafe_code, reason = "records an event")]
-    pub(crate) fn record_on(&self, stream: sys::CUstream) -> Result<(), CudaError> {
         // SAFETY: event and stream are alive.
-        check("cuEventRecord", unsafe { sys::cuEventRecord(self.handle, stream) })
-    }
-
-    /// What is started on this stream of the device from now on waits for the event.
-    #[expect(unsafe_code, reason = "orders two streams")]
-    pub(crate) fn hold(&self, stream: sys::CUstream) -> Result<(), CudaError> {
-        // SAFETY: event and stream are alive.
-        check("cuStreamWaitEvent", unsafe { sys::cuStreamWaitEvent(stream, self.handle, 0) })
+        check("cuEventRecord", unsafe { sys::cuEventRecord(self.handle, self.gpu.inner.stream) })
     }
 
     /// Waits until the event is reached.

@@ -16,10 +16,13 @@ pub struct Cost {
     pub bytes: f64,
 }
 
-/// Arguments of a kernel in order. Each takes 8 bytes here; the device reads as many as its parameter has.
+/// Arguments of a kernel in order. Each takes 8 bytes here, a struct a multiple of them; the device reads as many as its
+/// parameter has.
 #[derive(Debug, Default)]
 pub(crate) struct Args {
     slots: Vec<u64>,
+    /// The first slot of each argument.
+    firsts: Vec<usize>,
     keep: Vec<Memory>,
 }
 
@@ -28,9 +31,14 @@ impl Args {
         Args::default()
     }
 
+    fn push(&mut self, slots: &[u64]) {
+        self.firsts.push(self.slots.len());
+        self.slots.extend(slots);
+    }
+
     /// The address of a view; its memory lives as long as the launch.
     pub(crate) fn tensor(mut self, tensor: &Tensor) -> Self {
-        self.slots.push(tensor.pointer());
+        self.push(&[tensor.pointer()]);
         self.keep.push(tensor.memory().clone());
         self
     }
@@ -46,7 +54,7 @@ impl Args {
         match tensor {
             Some(tensor) => self.tensor(tensor),
             None => {
-                self.slots.push(0);
+                self.push(&[0]);
                 self
             }
         }
@@ -54,19 +62,25 @@ impl Args {
 
     /// A number that the kernel takes as `int`.
     pub(crate) fn int(mut self, value: usize) -> Self {
-        self.slots.push(u64::from(value as u32));
+        self.push(&[u64::from(value as u32)]);
         self
     }
 
     /// A number that the kernel takes as `long long`.
     pub(crate) fn long(mut self, value: usize) -> Self {
-        self.slots.push(value as u64);
+        self.push(&[value as u64]);
         self
     }
 
     /// A number that the kernel takes as `float`.
     pub(crate) fn float(mut self, value: f32) -> Self {
-        self.slots.push(u64::from(value.to_bits()));
+        self.push(&[u64::from(value.to_bits())]);
+        self
+    }
+
+    /// A struct that the kernel takes by value, as the bytes of its words.
+    pub(crate) fn words(mut self, words: &[u64]) -> Self {
+        self.push(words);
         self
     }
 }
@@ -101,6 +115,7 @@ pub struct Launch {
     threads: u32,
     shared: u32,
     slots: Vec<u64>,
+    firsts: Vec<usize>,
     cost: Cost,
     _module: Arc<Module>,
     _keep: Vec<Memory>,
@@ -150,6 +165,7 @@ impl Launch {
             threads: grid.threads as u32,
             shared: grid.shared as u32,
             slots: args.slots,
+            firsts: args.firsts,
             cost,
             _module: module,
             _keep: args.keep,
@@ -159,7 +175,7 @@ impl Launch {
     #[expect(unsafe_code, reason = "starts a kernel")]
     fn run(&self, stream: sys::CUstream) -> Result<(), CudaError> {
         let mut arguments: Vec<*mut std::ffi::c_void> =
-            self.slots.iter().map(|slot| std::ptr::from_ref(slot).cast_mut().cast()).collect();
+            self.firsts.iter().map(|&i| std::ptr::from_ref(&self.slots[i]).cast_mut().cast()).collect();
         let [x, y, z] = self.blocks;
         // SAFETY: the launcher that made `self` matched arguments and kernel and checked that views hold what is touched;
         // memory and module are held by `self`; the driver reads the arguments before it returns.

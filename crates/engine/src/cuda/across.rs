@@ -2,58 +2,20 @@
 
 use super::lower::{Lowering, saved_of};
 use crate::backend::BackendError;
-use crate::plan::{BufferId, Mat, Op, Plan};
+use crate::plan::{Mat, Op};
 use kernels::cuda::Tensor;
-use std::collections::BTreeMap;
-
-/// The group whose outputs' gradient a buffer holds, and its rank-r products: both stay as they are from the operation that
-/// writes the gradient to the one that sums the gradients of the adapters.
-pub(super) fn reader_of(plan: &Plan, d_y: Mat) -> Option<(usize, Mat)> {
-    let mut found = None;
-    let mut writes: BTreeMap<BufferId, Vec<usize>> = BTreeMap::new();
-    for (i, op) in plan.ops().enumerate() {
-        if let Op::LoraGradParams { group, u, d_y: same, .. } = *op
-            && same == d_y
-        {
-            if found.is_some() {
-                return None;
-            }
-            found = Some((i, group, u));
-        }
-        let access = op.access(&plan.groups);
-        for mat in access.writes.iter().chain(&access.updates) {
-            writes.entry(mat.buffer).or_default().push(i);
-        }
-    }
-    let (reads, group, u) = found?;
-    let [written] = writes.get(&d_y.buffer)?[..] else { return None };
-    let made = writes.get(&u.buffer)?;
-    (written < reads && made.iter().all(|&i| i < written)).then_some((group, u))
-}
-
-/// The operations that touch a buffer, in order.
-fn touching(plan: &Plan, buffer: BufferId) -> Vec<Op> {
-    let touches = |op: &&Op| {
-        let access = op.access(&plan.groups);
-        let mut all = access.reads.iter().chain(&access.writes).chain(&access.updates);
-        all.any(|mat| mat.buffer == buffer)
-    };
-    plan.ops().filter(touches).copied().collect()
-}
 
 impl Lowering<'_> {
     /// Positions and table by which gradients of attention in this buffer are turned back as they are written: the operation
     /// that would do it is the first that touches them afterwards, and the kernels can.
     pub(super) fn turn(&self, gradient: Mat) -> Result<Option<(Tensor, Tensor)>, BackendError> {
-        if self.fusion.is_none() {
-            return Ok(None);
-        }
+        let Some(fusion) = &self.fusion else { return Ok(None) };
         let [
             Op::AttentionGradQ { q, kv, lse, delta, d_out, d_q, heads, .. },
             Op::AttentionGradKv { d_kv, .. },
             Op::Rope { x, positions, table, dim, inverse: true },
             ..,
-        ] = touching(self.plan, gradient.buffer)[..]
+        ] = fusion.facts.touching(gradient.buffer)[..]
         else {
             return Ok(None);
         };

@@ -4,7 +4,7 @@
 //! All operands of a step count as live together (the backend claims these steps), so a fused operation may write early and
 //! read late inside of its step.
 
-use super::across::reader_of;
+use super::facts::Facts;
 use super::lower::{Lowered, Lowering, Masks, columns_of, unknown};
 use super::store::group_tail;
 use crate::backend::BackendError;
@@ -27,25 +27,17 @@ pub(super) const CLAIMS: [Block; 8] = [
 ];
 
 /// What fusing needs to know of a plan, and what it did so far.
-pub(super) struct Fusion {
-    /// How many operations touch each buffer.
-    touches: BTreeMap<BufferId, usize>,
+pub(super) struct Fusion<'a> {
+    pub(super) facts: &'a Facts,
     /// Rank-r gradients that lie in bfloat16 elsewhere than the plan says.
     moved: RefCell<BTreeMap<BufferId, (Tensor, Mat)>>,
     /// Gradients by outputs, for whose adapters `d_B` was summed when they were written.
     summed: RefCell<BTreeSet<BufferId>>,
 }
 
-impl Fusion {
-    pub(super) fn new(plan: &Plan) -> Self {
-        let mut touches = BTreeMap::new();
-        for op in plan.ops() {
-            let access = op.access(&plan.groups);
-            let all = access.reads.iter().chain(&access.writes).chain(&access.updates);
-            let buffers: BTreeSet<BufferId> = all.map(|mat| mat.buffer).collect();
-            buffers.into_iter().for_each(|id| *touches.entry(id).or_default() += 1);
-        }
-        Fusion { touches, moved: RefCell::default(), summed: RefCell::default() }
+impl<'a> Fusion<'a> {
+    pub(super) fn new(facts: &'a Facts) -> Self {
+        Fusion { facts, moved: RefCell::default(), summed: RefCell::default() }
     }
 
     /// Whether `d_B` of the adapters behind this gradient is done.
@@ -200,7 +192,7 @@ impl Lowering<'_> {
 
     /// A projection: its adapters lie behind its weight, bias or residual are added before the one rounding. `first` makes
     /// the input, and is part of the work.
-    fn projection(&self, fusion: &Fusion, first: Option<&Op>, ops: &[Op]) -> Fused {
+    fn projection(&self, fusion: &Fusion<'_>, first: Option<&Op>, ops: &[Op]) -> Fused {
         let [Op::Gemm { a, b, c, .. }, rest @ ..] = ops else { return Ok(None) };
         let Place::Param(id) = self.plan.get(b.buffer).place else { return Ok(None) };
         let (mut input, mut weight, mut target) = (self.tensor(*a)?, self.tensor(*b)?, self.tensor(*c)?);
@@ -227,7 +219,7 @@ impl Lowering<'_> {
                 taken += usize::from(bias.is_some());
             }
             Some(Op::Add { a: more, b: sum, out })
-                if sum == c && fusion.touches.get(&c.buffer) == Some(&(taken + 1)) =>
+                if sum == c && fusion.facts.touches(c.buffer) == taken + 1 =>
             {
                 addend = Some(self.tensor(*more)?);
                 target = self.tensor(*out)?;
@@ -258,7 +250,7 @@ impl Lowering<'_> {
     }
 
     /// The gradient by a projection's input, and behind it that by the rank-r products: the weight's tail holds their factor.
-    fn input_gradient(&self, fusion: &Fusion, [a, b, into]: [Mat; 3], group: usize, d_u: Mat) -> Fused {
+    fn input_gradient(&self, fusion: &Fusion<'_>, [a, b, into]: [Mat; 3], group: usize, d_u: Mat) -> Fused {
         let group = &self.plan.groups[group];
         let Place::Param(id) = self.plan.get(b.buffer).place else { return Ok(None) };
         let (a, d_x) = (self.tensor(a)?, self.tensor(into)?);
@@ -274,7 +266,7 @@ impl Lowering<'_> {
     }
 
     /// The gradient by the rank-r products alone: a product with the tail of the weight, or rounded into the columns behind it.
-    fn lone_inner(&self, fusion: &Fusion, group: usize, [d_y, d_u]: [Mat; 2]) -> Fused {
+    fn lone_inner(&self, fusion: &Fusion<'_>, group: usize, [d_y, d_u]: [Mat; 2]) -> Fused {
         let group = &self.plan.groups[group];
         if group.modules.iter().any(|module| !self.takes(group, module.a.cols)) {
             return Ok(None);
@@ -301,7 +293,7 @@ impl Lowering<'_> {
     }
 
     /// SwiGLU's gradient with the adapter on its output: `h` stays out of memory.
-    fn swiglu_gradient(&self, fusion: &Fusion, ops: &[Op]) -> Fused {
+    fn swiglu_gradient(&self, fusion: &Fusion<'_>, ops: &[Op]) -> Fused {
         let [
             Op::LoraGradInput { group, d_u, d_x, .. },
             Op::SwiGlu { gate_up, out: h },
@@ -320,7 +312,7 @@ impl Lowering<'_> {
         let (gate_up, d_h, d_gate_up_view) =
             (self.tensor(*gate_up)?, self.tensor(*d_x)?, self.tensor(*d_gate_up)?);
         let (a, masks) = (self.tensor(group.modules[0].a)?, self.masks(group)?);
-        let above = self.above(*d_gate_up)?;
+        let above = self.above(fusion, *d_gate_up)?;
         if above.is_some() {
             fusion.summed.borrow_mut().insert(d_gate_up.buffer);
         }
@@ -340,8 +332,8 @@ impl Lowering<'_> {
     }
 
     /// The adapters of gate and up, when both are trained and their sums fit into the pass that writes `d_gate_up`.
-    fn above(&self, d_gate_up: Mat) -> Result<Option<AboveParts>, BackendError> {
-        let Some((group, u)) = reader_of(self.plan, d_gate_up) else { return Ok(None) };
+    fn above(&self, fusion: &Fusion<'_>, d_gate_up: Mat) -> Result<Option<AboveParts>, BackendError> {
+        let Some((group, u)) = fusion.facts.reader_of(d_gate_up) else { return Ok(None) };
         let group = &self.plan.groups[group];
         let half = d_gate_up.cols / 2;
         if columns_of(group) != [(0, half), (half, half)] || group.rank > lora::RANKS {
@@ -353,7 +345,7 @@ impl Lowering<'_> {
     }
 
     /// RMS norm's gradient with the adapters on its output, which may be wanted once more.
-    fn norm_gradient(&self, fusion: &Fusion, ops: &[Op]) -> Fused {
+    fn norm_gradient(&self, fusion: &Fusion<'_>, ops: &[Op]) -> Fused {
         let [
             Op::LoraGradInput { group, d_u, d_x: inner, .. },
             Op::RmsNormGrad { x, weight, rstd, d_out, d_x, .. },

@@ -165,23 +165,23 @@ fn fields(capacity: Dims) -> Vec<(Field, usize)> {
     ]
 }
 
-/// The counts that a submission is computed with: few different ones, at most the capacity; fewer still with `few_rows`,
-/// where rows cost little and each pair of counts has a graph of its own.
+/// The counts that a submission is computed with: few different ones, at most the capacity; fewer of loss rows, which cost a
+/// quarter of a token each; fewer still with `few_rows`, where rows cost little. Each pair of counts has a graph of its own.
 pub(super) fn bucket(dims: Dims, capacity: Dims, few_rows: bool) -> Dims {
-    let round = |n: usize, room: usize| {
+    let round = |n: usize, room: usize, most_fine: usize| {
         let step = match n {
             _ if few_rows => [4, 16, 64].into_iter().find(|&most| n <= most).unwrap_or(n.next_power_of_two()),
             0..=16 => 4,
             17..=64 => 16,
             65..=1024 => 128,
-            1025..=4096 => 256,
+            _ if n <= most_fine => 256,
             _ => 512,
         };
         n.max(1).next_multiple_of(step).min(room)
     };
     Dims {
-        tokens: round(dims.tokens, capacity.tokens),
-        loss_rows: round(dims.loss_rows, capacity.loss_rows),
+        tokens: round(dims.tokens, capacity.tokens, 8192),
+        loss_rows: round(dims.loss_rows, capacity.loss_rows, 1024),
         seqs: capacity.seqs,
         chunk: capacity.chunk,
     }
@@ -303,31 +303,40 @@ pub(super) fn row_range(rows: Rows, buffer_rows: Rows, dims: &Dims) -> (usize, u
 mod tests {
     use super::*;
 
-    const CAPACITY: Dims = Dims { tokens: 1000, loss_rows: 1000, seqs: 1000, chunk: 256 };
+    const SMALL: Dims = Dims { tokens: 1000, loss_rows: 1000, seqs: 1000, chunk: 256 };
+    const LARGE: Dims = Dims { tokens: 20_000, loss_rows: 5000, seqs: 1000, chunk: 2048 };
 
     #[test]
     fn buckets_hold_what_comes_and_never_pass_the_capacity() {
-        for n in [0, 1, 5, 16, 17, 64, 65, 500, 999, 1000] {
-            for few_rows in [false, true] {
-                let dims = bucket(Dims { tokens: n, loss_rows: n, ..CAPACITY }, CAPACITY, few_rows);
-                assert!(dims.tokens >= n && dims.tokens <= 1000 && dims.loss_rows >= n, "{n}: {dims:?}");
-                assert_eq!(bucket(dims, CAPACITY, few_rows), dims, "{n}");
+        for capacity in [SMALL, LARGE] {
+            for n in [0, 1, 5, 16, 17, 64, 65, 500, 999, 1000, 1025, 4097, 5000, 8192, 8193, 19_999] {
+                for few_rows in [false, true] {
+                    let (tokens, loss_rows) = (n.min(capacity.tokens), n.min(capacity.loss_rows));
+                    let dims = bucket(Dims { tokens, loss_rows, ..capacity }, capacity, few_rows);
+                    assert!((tokens..=capacity.tokens).contains(&dims.tokens), "{n}: {dims:?}");
+                    assert!((loss_rows..=capacity.loss_rows).contains(&dims.loss_rows), "{n}: {dims:?}");
+                    assert_eq!(bucket(dims, capacity, few_rows), dims, "{n}");
+                }
             }
         }
+        let of = |n| bucket(Dims { tokens: n, loss_rows: n / 4, ..LARGE }, LARGE, false);
+        let sizes = [1024, 1025, 8192, 8193].map(|n| (of(n).tokens, of(n).loss_rows));
+        assert_eq!(sizes, [(1024, 256), (1280, 256), (8192, 2048), (8704, 2048)]);
     }
 
     #[test]
     fn every_bucket_is_listed() {
-        for few_rows in [false, true] {
-            let all = buckets(CAPACITY, few_rows);
+        for (capacity, few_rows) in [(SMALL, false), (SMALL, true), (LARGE, false), (LARGE, true)] {
+            let all = buckets(capacity, few_rows);
             let has = |is: &dyn Fn(&Dims) -> bool| all.iter().any(is);
-            for n in 1..=1000 {
-                let dims = bucket(Dims { tokens: n, loss_rows: n, ..CAPACITY }, CAPACITY, few_rows);
+            for n in (1..=capacity.tokens).step_by(7) {
+                let loss_rows = n.min(capacity.loss_rows);
+                let dims = bucket(Dims { tokens: n, loss_rows, ..capacity }, capacity, few_rows);
                 assert!(has(&|d| d.tokens == dims.tokens) && has(&|d| d.loss_rows == dims.loss_rows), "{n}");
             }
-            assert!(all.iter().all(|&dims| bucket(dims, CAPACITY, few_rows) == dims), "{all:?}");
+            assert!(all.iter().all(|&dims| bucket(dims, capacity, few_rows) == dims), "{all:?}");
         }
-        assert!(buckets(Dims { tokens: 0, loss_rows: 0, ..CAPACITY }, false).is_empty());
+        assert!(buckets(Dims { tokens: 0, loss_rows: 0, ..SMALL }, false).is_empty());
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub(super) struct Lowering<'a> {
     /// A row's bits don't depend on how many there are.
     pub few_rows: bool,
     /// Which operations run as one; `None`: none do.
-    pub fusion: Option<Fusion>,
+    pub fusion: Option<Fusion<'a>>,
     /// Some pieces run beside the main line.
     pub beside: bool,
 }

@@ -1,17 +1,19 @@
 //! The backend on an NVIDIA GPU: plans as launches over one arena, captured in graphs.
 //!
-//! A program keeps one variant for each bucket of row counts. The first run of a variant launches its work one by one, the
-//! second captures it, later ones replay the graph; all three give the same bits. Some of the work runs beside the rest.
+//! A program keeps one variant for each bucket of row counts. The first runs of a variant launch its work one by one, later
+//! ones replay a graph of it; both give the same bits. Some of the work runs beside the rest.
 
 mod across;
 mod beside;
 mod choice;
+mod facts;
 mod fused;
 mod inputs;
 mod lower;
 mod packed;
 mod profile;
 mod store;
+mod variants;
 
 use crate::api::Precision;
 use crate::backend::{Backend, BackendError, CacheCopy, Caps, Inputs, NOTES, Note, Slab};
@@ -20,6 +22,7 @@ use crate::place::{Layout, Placement};
 use crate::plan::{Dims, Mat, ModelParams, ParamId, Place, Plan, Rows};
 use crate::verify::verify;
 use choice::Choices;
+use facts::Facts;
 use fused::{CLAIMS, Fusion, Room, room};
 use inputs::{Block, bucket, buckets, wants_runs};
 use kernels::cuda::{
@@ -37,11 +40,10 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 use store::{ALIGN, Store};
+use variants::{GENERATION, Start, TRAINING, Variants};
 
 /// Loss rows whose logits exist at the same time. Half as many cost 1.8 % of a step and save 0.3 GiB (vocabulary of 151,936).
 const HEAD_CHUNK: usize = 2048;
-/// Variants of a program that are kept.
-const VARIANTS: usize = 48;
 
 /// How the GPU computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,22 +62,13 @@ pub struct CudaOptions {
     pub in_order: bool,
 }
 
-/// A program's work under one bucket of row counts.
-struct Variant {
-    work: Arc<Schedule>,
-    graph: Option<Graph>,
-    /// All that it launches is loaded.
-    ran: bool,
-    last_use: u64,
-}
-
 /// A placed plan on the device.
 pub struct CudaProgram {
     plan: Plan,
+    facts: Facts,
     placement: Placement,
     arena: Memory,
-    variants: RefCell<BTreeMap<(usize, usize), Variant>>,
-    uses: RefCell<u64>,
+    variants: RefCell<Variants<Arc<Schedule>, Graph>>,
 }
 
 impl fmt::Debug for CudaProgram {
@@ -100,7 +93,7 @@ pub struct Cuda {
     flag: Tensor,
     notes: Pinned,
     noted: usize,
-    /// Behind the last run, once something was sent ahead of another.
+    /// Behind the last run, once another was started ahead of its time.
     done: Option<Event>,
     values: Vec<f32>,
     choices: Option<Choices>,
@@ -209,7 +202,7 @@ impl Cuda {
             flag: &self.flag,
             low: self.low(),
             few_rows: self.options.few_rows,
-            fusion: fuse.then(|| Fusion::new(&program.plan)),
+            fusion: fuse.then(|| Fusion::new(&program.facts)),
             beside: fuse && !self.options.in_order,
         };
         lowering.lower()
@@ -218,7 +211,6 @@ impl Cuda {
     /// Sends the inputs, and brings copies up to date when parameters were stored since the last run.
     fn prepare(&mut self, program: &CudaProgram, inputs: &Inputs, dims: Dims) -> Result<(), BackendError> {
         check_inputs(&program.plan, inputs)?;
-        self.done = None;
         let runs = wants_runs(&program.plan);
         let block = self.block.as_mut().ok_or_else(|| plan_error("the backend", "has no program yet"))?;
         block.send(inputs, dims, runs)?;
@@ -230,39 +222,31 @@ impl Cuda {
         Ok(())
     }
 
-    /// Lowers what was not run with these counts yet, and captures what was once.
+    /// Lowers what was not run with these counts yet, and records what comes often.
     fn make_ready(&self, program: &CudaProgram, dims: Dims) -> Result<(), BackendError> {
-        let key = (dims.tokens, dims.loss_rows);
+        let counts = (dims.tokens, dims.loss_rows);
         let mut variants = program.variants.borrow_mut();
-        if !variants.contains_key(&key) {
-            if variants.len() >= VARIANTS {
-                let oldest = variants.iter().min_by_key(|(_, v)| v.last_use).map(|(&key, _)| key);
-                oldest.map(|key| variants.remove(&key));
-            }
+        if !variants.has(counts) {
             let pieces = self.lower(program, dims, true)?.into_iter().map(|(_, piece)| piece).collect();
-            let work = Arc::new(Schedule::new(&self.gpu, pieces)?);
-            variants.insert(key, Variant { work, graph: None, ran: false, last_use: *program.uses.borrow() });
+            variants.add(counts, Arc::new(Schedule::new(&self.gpu, pieces)?));
         }
-        if let Some(variant) = variants.get_mut(&key)
-            && (self.options.graphs && variant.ran && variant.graph.is_none())
+        if self.options.graphs
+            && let Some(work) = variants.unrecorded(counts)
         {
-            variant.graph = Some(Graph::capture(&self.gpu, &variant.work)?);
+            let graph = Graph::capture(&self.gpu, work)?;
+            variants.record(counts, graph);
         }
         Ok(())
     }
 
     fn run(&self, program: &CudaProgram, dims: Dims) -> Result<(), BackendError> {
         self.make_ready(program, dims)?;
-        let mut uses = program.uses.borrow_mut();
-        *uses += 1;
         let mut variants = program.variants.borrow_mut();
-        let Some(variant) = variants.get_mut(&(dims.tokens, dims.loss_rows)) else { return Ok(()) };
-        variant.last_use = *uses;
-        match &variant.graph {
-            Some(graph) => graph.launch()?,
-            None => variant.work.run()?,
+        match variants.start((dims.tokens, dims.loss_rows)) {
+            Some(Start::Replay(graph)) => graph.launch()?,
+            Some(Start::OneByOne(work)) => work.run()?,
+            None => {}
         }
-        variant.ran = true;
         Ok(())
     }
 
@@ -412,10 +396,10 @@ impl Backend for Cuda {
         self.make_room(&plan)?;
         let program = CudaProgram {
             arena: self.arena.clone(),
+            facts: Facts::new(&plan),
             plan,
             placement,
-            variants: RefCell::new(BTreeMap::new()),
-            uses: RefCell::new(0),
+            variants: RefCell::new(Variants::new(if self.options.few_rows { GENERATION } else { TRAINING })),
         };
         // Shapes are checked, kernels compiled, algorithms chosen and partial sums given room now, for every count of rows
         // that may come, and not in the middle of a run: fewer rows may take more room, because sums are cut in more parts.
@@ -439,19 +423,22 @@ impl Backend for Cuda {
     }
 
     fn submit(&mut self, program: &CudaProgram, inputs: Inputs) -> Result<(), BackendError> {
+        self.done = None;
         let dims = self.dims(program, &inputs);
         self.prepare(program, &inputs, dims)?;
         self.run(program, dims)
     }
 
-    fn send_ahead(&mut self, program: &CudaProgram, inputs: &Inputs) -> Result<(), BackendError> {
-        check_inputs(&program.plan, inputs)?;
-        let done = Event::new(&self.gpu)?;
-        done.record()?;
-        self.done = Some(done);
-        let (dims, runs) = (self.dims(program, inputs), wants_runs(&program.plan));
-        let block = self.block.as_mut().ok_or_else(|| plan_error("the backend", "has no program yet"))?;
-        block.send(inputs, dims, runs)
+    fn submit_ahead(&mut self, program: &CudaProgram, inputs: Inputs) -> Result<bool, BackendError> {
+        let dims = self.dims(program, &inputs);
+        if self.done.is_none() {
+            let done = Event::new(&self.gpu)?;
+            done.record()?;
+            self.done = Some(done);
+        }
+        self.prepare(program, &inputs, dims)?;
+        self.run(program, dims)?;
+        Ok(true)
     }
 
     fn wait(&mut self) -> Result<(), BackendError> {
@@ -521,6 +508,7 @@ impl Backend for Cuda {
         inputs: Inputs,
         ops: Range<usize>,
     ) -> Result<(), BackendError> {
+        self.done = None;
         let dims = self.dims(program, &inputs);
         self.prepare(program, &inputs, dims)?;
         let pieces = self.lower(program, dims, false)?;

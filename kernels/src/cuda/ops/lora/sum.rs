@@ -4,16 +4,16 @@ use super::scalars_fit;
 use crate::cuda::compile::Source;
 use crate::cuda::launch::{Args, Grid, Launch};
 use crate::cuda::ops::Check;
-use crate::cuda::{Cost, CudaError, Dtype, Tensor, Work};
+use crate::cuda::{Cost, CudaError, Tensor, Work};
 
 /// The kernel.
 pub static SUM_SOURCE: Source = Source { name: "lora_sum.cu", text: include_str!("../../../../lora_sum.cu") };
 
-/// Threads of a block, elements of a block, entries of a launch, bytes of an entry on the device.
+/// Threads of a block, elements of a block, entries of a launch, 8-byte words of an entry.
 const THREADS: usize = 256;
 const BLOCK: usize = 4 * THREADS;
 const ENTRIES: usize = 32;
-const ENTRY: usize = 40;
+const ENTRY: usize = 5;
 
 /// What the sum of the slices is multiplied by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,10 +41,7 @@ impl Share {
     }
 
     /// `SumEntry` of `lora_sum.cu`.
-    fn entry(&self, first: usize) -> Vec<u8> {
-        let mut out = Vec::with_capacity(ENTRY);
-        out.extend(self.parts.pointer().to_le_bytes());
-        out.extend(self.target.pointer().to_le_bytes());
+    fn entry(&self, first: usize) -> [u64; ENTRY] {
         let wide = [self.count(), self.stride].iter().all(|n| n.is_multiple_of(4))
             && [&self.parts, &self.target].iter().all(|t| t.pointer().is_multiple_of(16));
         let factor = match self.factor {
@@ -52,10 +49,9 @@ impl Share {
             Factor::Kept => 1,
             Factor::Scale => 2,
         };
-        for number in [self.count(), self.stride, self.slices, factor, first, usize::from(wide)] {
-            out.extend((number as u32).to_le_bytes());
-        }
-        out
+        let pair = |low: usize, high: usize| u64::from(low as u32) | u64::from(high as u32) << 32;
+        let [count, slices] = [pair(self.count(), self.stride), pair(self.slices, factor)];
+        [self.parts.pointer(), self.target.pointer(), count, slices, pair(first, usize::from(wide))]
     }
 }
 
@@ -92,18 +88,14 @@ impl Sums {
 }
 
 fn launch(shares: &[Share], scalars: &Tensor) -> Result<Work, CudaError> {
-    let gpu = scalars.memory().gpu();
-    let (mut table, mut first, mut cost) = (Vec::with_capacity(shares.len() * ENTRY), 0, Cost::default());
-    for share in shares {
-        table.extend(share.entry(first));
+    let (mut entries, mut first, mut cost) = ([0; ENTRIES * ENTRY], 0, Cost::default());
+    for (entry, share) in entries.chunks_exact_mut(ENTRY).zip(shares) {
+        entry.copy_from_slice(&share.entry(first));
         first += share.count().div_ceil(BLOCK);
         cost.flops += (share.slices * share.count()) as f64;
         cost.bytes += 4.0 * ((share.slices + 2) * share.count()) as f64;
     }
-    let entries =
-        gpu.alloc(table.len(), "which sums go to which gradients")?.dense(1, table.len(), Dtype::U8)?;
-    entries.upload_u8(&table)?;
-    let args = Args::new().tensor(&entries).int(shares.len()).tensor(scalars);
+    let args = Args::new().words(&entries).int(shares.len()).tensor(scalars);
     let args = shares.iter().fold(args, |args, share| args.keep(&share.parts).keep(&share.target));
-    Launch::prepare(gpu, &SUM_SOURCE, "lora_sum", Grid::line(first, THREADS), args, cost)
+    Launch::prepare(scalars.memory().gpu(), &SUM_SOURCE, "lora_sum", Grid::line(first, THREADS), args, cost)
 }
