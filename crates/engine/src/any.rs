@@ -178,8 +178,8 @@ impl Backend for AnyBackend {
         paired!(self, program, it, its => it.submit(its, inputs))
     }
 
-    fn send_ahead(&mut self, program: &AnyProgram, inputs: &Inputs) -> Result<(), BackendError> {
-        paired!(self, program, it, its => it.send_ahead(its, inputs))
+    fn submit_ahead(&mut self, program: &AnyProgram, inputs: Inputs) -> Result<bool, BackendError> {
+        paired!(self, program, it, its => it.submit_ahead(its, inputs))
     }
 
     fn wait(&mut self) -> Result<(), BackendError> {

@@ -209,13 +209,14 @@ pub trait Backend {
     /// When inputs do not fit the plan.
     fn submit(&mut self, program: &Self::Program, inputs: Inputs) -> Result<(), BackendError>;
 
-    /// Brings the inputs of a run that comes later to the device, behind what was submitted so far. [`Backend::wait`] does not
-    /// wait for it. Another run in between costs nothing but that work.
+    /// Starts a run behind what was submitted so far. The next [`Backend::wait`] does not wait for it, unless something is
+    /// submitted in between; the one after that does. Whether it was started: a backend that computes as it is told to starts
+    /// nothing ahead.
     ///
     /// # Errors
     /// As [`Backend::submit`].
-    fn send_ahead(&mut self, _program: &Self::Program, _inputs: &Inputs) -> Result<(), BackendError> {
-        Ok(())
+    fn submit_ahead(&mut self, _program: &Self::Program, _inputs: Inputs) -> Result<bool, BackendError> {
+        Ok(false)
     }
 
     /// Waits for what was submitted.

@@ -20,6 +20,11 @@ impl Packed {
     pub(crate) fn label_tokens(&self) -> u64 {
         self.dims.loss_rows as u64
     }
+
+    /// Whether both are clones of one.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.dims == other.dims && Arc::ptr_eq(&self.index, &other.index)
+    }
 }
 
 /// The micro-batches of one optimizer step, checked and packed.

@@ -34,6 +34,20 @@ struct Programs {
     norm: Mat,
 }
 
+/// The first pass of a step, started while the step before it ended: the device goes on while its user looks at that one.
+#[derive(Debug)]
+struct Begun {
+    step: u64,
+    first: Packed,
+    loss: Note,
+}
+
+impl Begun {
+    fn is_of(&self, step: u64, now: &Prepared) -> bool {
+        self.step == step && now.packed.first().is_some_and(|first| first.is_same(&self.first))
+    }
+}
+
 /// Forward, backward and update of one model.
 #[derive(Debug)]
 pub struct Trainer {
@@ -47,6 +61,7 @@ pub struct Trainer {
     step: u64,
     /// An update was begun and is not known to have ended: the slabs may be ahead of `step`.
     unsettled: bool,
+    begun: Option<Begun>,
 }
 
 impl Trainer {
@@ -82,8 +97,8 @@ impl Trainer {
         }
         let (programs, arena) = compile(&mut backend, &params, &options)?;
         let peak_bytes = arena + backend.held_bytes() + scores_bytes(&options);
-        let (config, step, unsettled) = (config.clone(), 0, false);
-        Ok(Trainer { options, config, lora, params, backend, programs, peak_bytes, step, unsettled })
+        let (config, step, unsettled, begun) = (config.clone(), 0, false, None);
+        Ok(Trainer { options, config, lora, params, backend, programs, peak_bytes, step, unsettled, begun })
     }
 
     /// What [`Trainer::planned_peak_bytes`] of such a trainer would be, without weights, memory or a device. On a GPU the room
@@ -131,11 +146,12 @@ impl Trainer {
         Ok(self.step_and_prepare(&prepared, optimizer, |_| None)?.0)
     }
 
-    /// As [`Trainer::step`]; while the device is at work, `next` prepares the step after this one, whose inputs are then on
-    /// their way before this one has ended.
+    /// As [`Trainer::step`]; while the device is at work, `next` prepares the step after this one, whose first pass is then on
+    /// its way before this one has ended.
     ///
     /// # Errors
-    /// As [`Trainer::step`], but for those of `next`, which are returned with what it returned.
+    /// As [`Trainer::step`], but for those of `next`, which are returned with what it returned. Where the device refuses the
+    /// next step's first pass, its error stands for what `next` returned: that step is to be prepared and tried again.
     pub fn step_and_prepare(
         &mut self,
         now: &Prepared,
@@ -154,8 +170,7 @@ impl Trainer {
         if losses.iter().any(|note| matches!(note, Note::Value(loss) if !loss.is_finite())) {
             return Err(EngineError::NonFinite { what: "the loss", step: self.step + 1 });
         }
-        let dims = Dims { tokens: 0, loss_rows: 0, seqs: 0, chunk: 1 };
-        let inputs = Inputs { dims, index: Arc::default(), scalars };
+        let inputs = without_rows(scalars);
         self.backend.ready(&self.programs.update, &inputs)?;
         // The update does nothing when the norm is not finite, as it is whenever a loss is not.
         self.unsettled = true;
@@ -163,7 +178,10 @@ impl Trainer {
         let norm = self.backend.note(&self.programs.update, self.programs.norm)?;
         let ahead = next(self.packer());
         // The update is on its way: whatever goes wrong with the step after it must not hide that this one counts.
-        let ahead = self.send_ahead(&ahead, scalars).map_or_else(|e| Some(Err(e)), |()| ahead);
+        let (begun, ahead) = match self.begin(&ahead, scalars) {
+            Ok(begun) => (begun, ahead),
+            Err(e) => (None, Some(Err(e))),
+        };
         self.backend.wait()?;
         self.unsettled = false;
         let sum = self.sum(&losses);
@@ -176,6 +194,11 @@ impl Trainer {
             return failed("the gradient norm");
         }
         self.step += 1;
+        // What fails here comes up again when that step does.
+        self.begun = begun.and_then(|(step, first)| {
+            let loss = self.backend.note(&self.programs.train, self.programs.train_loss).ok()?;
+            Some(Begun { step, first, loss })
+        });
         Ok((StepOutcome { loss: sum / label_tokens as f64, grad_norm, label_tokens, tokens }, ahead))
     }
 
@@ -184,15 +207,31 @@ impl Trainer {
     /// # Errors
     /// When the micro-batch does not fit.
     pub fn evaluate(&mut self, micro: &MicroBatch) -> Result<LossSum, EngineError> {
+        let losses = self.evaluate_all(std::slice::from_ref(micro))?;
+        losses.into_iter().next().ok_or_else(|| EngineError::Mismatch("a loss is missing".to_owned()))
+    }
+
+    /// [`Trainer::evaluate`] of each of them: the device goes from one to the next without waiting for anybody.
+    ///
+    /// # Errors
+    /// When one of them does not fit.
+    pub fn evaluate_all(&mut self, micro_batches: &[MicroBatch]) -> Result<Vec<LossSum>, EngineError> {
         self.settled()?;
-        let packed = self.packer().pack(micro)?;
-        let label_tokens = packed.label_tokens();
-        let Packed { dims, index } = packed;
-        let inputs = Inputs { dims, index, scalars: self.scalars() };
-        self.backend.submit(&self.programs.evaluate, inputs)?;
+        self.rest()?;
+        let packer = self.packer();
+        let packed: Vec<Packed> =
+            micro_batches.iter().map(|micro| packer.pack(micro)).collect::<Result<_, _>>()?;
+        let label_tokens: Vec<u64> = packed.iter().map(Packed::label_tokens).collect();
+        let (scalars, mut losses) = (self.scalars(), Vec::new());
+        for packed in &packed {
+            self.backend.submit(&self.programs.evaluate, inputs_of(packed, scalars))?;
+            losses.push(self.backend.note(&self.programs.evaluate, self.programs.evaluate_loss)?);
+            self.settle_now_and_then(&mut losses)?;
+        }
         self.backend.wait()?;
-        let sum = self.backend.peek(&self.programs.evaluate, self.programs.evaluate_loss, dims)?;
-        Ok(LossSum { sum: f64::from(sum[0]), label_tokens })
+        settle(&mut losses, |note| self.backend.noted(note));
+        let sums = losses.into_iter().zip(label_tokens);
+        Ok(sums.map(|(note, label_tokens)| LossSum { sum: self.sum(&[note]), label_tokens }).collect())
     }
 
     /// Gradients of the mean token loss by every trainable tensor (PEFT or HF name), with the dropout of the next step.
@@ -222,10 +261,9 @@ impl Trainer {
     /// # Errors
     /// When the micro-batch does not fit or the device fails.
     pub fn profile(&mut self, micro: &MicroBatch) -> Result<Vec<WorkTime>, EngineError> {
-        let Packed { dims, index } = self.packer().pack(micro)?;
-        let inputs = Inputs { dims, index, scalars: self.scalars() };
-        let dims = Dims { tokens: 0, loss_rows: 0, seqs: 0, chunk: 1 };
-        let none = Inputs { dims, index: Arc::default(), scalars: inputs.scalars };
+        let inputs = inputs_of(&self.packer().pack(micro)?, self.scalars());
+        let none = without_rows(inputs.scalars);
+        self.begun = None;
         let Programs { train, zero, update, .. } = &self.programs;
         let mut times = Vec::new();
         for (program, inputs) in [(zero, &none), (train, &inputs), (update, &none)] {
@@ -335,7 +373,7 @@ impl Trainer {
                 return Err(EngineError::Mismatch(format!("the state has {given} numbers, not {needed}")));
             }
         }
-        self.unsettled = true;
+        (self.unsettled, self.begun) = (true, None);
         self.backend.store_slab(Slab::Master, &state.master)?;
         self.backend.store_slab(Slab::M, &state.m)?;
         self.backend.store_slab(Slab::V, &state.v)?;
@@ -367,30 +405,52 @@ impl Trainer {
         }
     }
 
-    /// What the next step's first micro-batch needs, made ready while this step runs; the others are while it does itself.
-    fn send_ahead(&mut self, ahead: &Ahead, scalars: Scalars) -> Result<(), EngineError> {
-        let Some(Ok(Prepared { packed })) = ahead else { return Ok(()) };
-        let Some(Packed { dims, index }) = packed.first().cloned() else { return Ok(()) };
-        let inputs = Inputs { dims, index, scalars };
-        // Rows of text differ from step to step, and so do their counts: lowering them takes as long as a small step.
+    /// Starts the first pass of the next step behind this one's update, on a backend that can: its number and rows then.
+    fn begin(&mut self, ahead: &Ahead, scalars: Scalars) -> Result<Option<(u64, Packed)>, EngineError> {
+        let Some(Ok(Prepared { packed })) = ahead else { return Ok(None) };
+        let Some(first) = packed.first().cloned() else { return Ok(None) };
+        let scalars = Scalars { step: self.step + 1, ..scalars };
+        let inputs = inputs_of(&first, scalars);
         self.backend.ready(&self.programs.train, &inputs)?;
-        Ok(self.backend.send_ahead(&self.programs.train, &inputs)?)
+        if !self.backend.submit_ahead(&self.programs.zero, without_rows(scalars))? {
+            return Ok(None);
+        }
+        self.backend.submit_ahead(&self.programs.train, inputs)?;
+        Ok(Some((scalars.step, first)))
     }
 
-    /// Gradients of the summed losses of all micro-batches in the slab; returns where the sums of their losses will be. Does not wait.
+    /// Before anything else is run: what was begun of the next step stays, its loss as a value.
+    fn rest(&mut self) -> Result<(), EngineError> {
+        if let Some(begun) = &mut self.begun {
+            self.backend.wait()?;
+            settle(std::slice::from_mut(&mut begun.loss), |note| self.backend.noted(note));
+        }
+        Ok(())
+    }
+
+    /// Gradients of the summed losses of all micro-batches in the slab, with what was begun of them; returns where the sums of
+    /// their losses will be. Waits only where there are more of them than a backend keeps.
     fn accumulate(&mut self, prepared: &Prepared, scalars: Scalars) -> Result<Vec<Note>, EngineError> {
-        let none = Dims { tokens: 0, loss_rows: 0, seqs: 0, chunk: 1 };
-        self.backend.submit(&self.programs.zero, Inputs { dims: none, index: Arc::default(), scalars })?;
-        let mut losses = Vec::new();
-        for Packed { dims, index } in prepared.packed.iter().cloned() {
-            self.backend.submit(&self.programs.train, Inputs { dims, index, scalars })?;
+        let begun = self.begun.take().filter(|begun| begun.is_of(scalars.step, prepared));
+        let mut losses: Vec<Note> = begun.into_iter().map(|begun| begun.loss).collect();
+        if losses.is_empty() {
+            self.backend.submit(&self.programs.zero, without_rows(scalars))?;
+        }
+        for packed in &prepared.packed[losses.len()..] {
+            self.backend.submit(&self.programs.train, inputs_of(packed, scalars))?;
             losses.push(self.backend.note(&self.programs.train, self.programs.train_loss)?);
-            if losses.len().is_multiple_of(NOTES / 2) {
-                self.backend.wait()?;
-                settle(&mut losses, |note| self.backend.noted(note));
-            }
+            self.settle_now_and_then(&mut losses)?;
         }
         Ok(losses)
+    }
+
+    /// A backend keeps some notes: those of very many micro-batches are read on the way.
+    fn settle_now_and_then(&mut self, losses: &mut [Note]) -> Result<(), EngineError> {
+        if losses.len().is_multiple_of(NOTES / 2) {
+            self.backend.wait()?;
+            settle(losses, |note| self.backend.noted(note));
+        }
+        Ok(())
     }
 
     fn sum(&self, losses: &[Note]) -> f64 {
@@ -407,6 +467,16 @@ impl Trainer {
             optimizer: AdamW { lr: 0.0, beta1: 0.0, beta2: 0.0, eps: 0.0, weight_decay: 0.0, clip: 0.0 },
         }
     }
+}
+
+fn inputs_of(packed: &Packed, scalars: Scalars) -> Inputs {
+    Inputs { dims: packed.dims, index: packed.index.clone(), scalars }
+}
+
+/// The inputs of a program over the slabs.
+fn without_rows(scalars: Scalars) -> Inputs {
+    let dims = Dims { tokens: 0, loss_rows: 0, seqs: 0, chunk: 1 };
+    Inputs { dims, index: Arc::default(), scalars }
 }
 
 /// What was noted before a wait becomes values, since the next wait forgets it: a step of very many micro-batches has more
@@ -503,91 +573,4 @@ fn compile(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::api::{Precision, SavePolicy, Sequence};
-    use crate::backend::BackendError;
-    use crate::plan::{ParamId, Place, Role, Rows};
-
-    fn trainer() -> Trainer {
-        let config = Config { vocab_size: 64, ..model::init::architecture("tiny").unwrap() };
-        let options = TrainOptions {
-            mode: Mode::Lora,
-            dropout: 0.0,
-            precision: Precision::Float32,
-            threads: 1,
-            seed: 1,
-            save: SavePolicy::All,
-            max_tokens: 16,
-            device: ComputeDevice::Cpu,
-            packed_base: false,
-        };
-        let adapter = Adapter::init(&config, &LoraConfig { r: 2, ..LoraConfig::default() }, 1);
-        Trainer::new(&config, &model::init::random_weights(&config, 1), Some(&adapter), options).unwrap()
-    }
-
-    /// The update is done when its norm can't be noted: the slabs are a step ahead of the count.
-    #[test]
-    fn a_trainer_whose_update_did_not_end_well_gives_no_state_until_one_is_loaded() {
-        let rule = AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, clip: 1.0 };
-        let ids: Vec<u32> = (1..9).collect();
-        let labels = ids.iter().map(|&id| id as i32).collect();
-        let micro = [MicroBatch { sequences: vec![Sequence { sample_id: 0, input_ids: ids, labels }] }];
-        let (mut trainer, mut whole) = (trainer(), trainer());
-        for trainer in [&mut trainer, &mut whole] {
-            trainer.step(&micro, &rule).unwrap();
-        }
-        let before = trainer.state().unwrap();
-        assert_eq!(before, whole.state().unwrap());
-
-        let (_, mut update, _) = optimizer_plans();
-        let nowhere = update.buffer("nowhere", Rows::Const(1), 1, Role::Param, Place::Param(ParamId(0)));
-        let placement = place(&update, trainer.backend.layout(&update), &trainer.backend.caps().claims);
-        let broken = trainer.backend.compile(update, placement).unwrap();
-        let good = (std::mem::replace(&mut trainer.programs.update, broken), trainer.programs.norm);
-        trainer.programs.norm = nowhere;
-        let error = trainer.step(&micro, &rule).unwrap_err();
-        assert!(matches!(error, EngineError::Backend(BackendError::Plan { .. })), "{error}");
-        assert_ne!(trainer.backend.load_slab(Slab::Master).unwrap(), before.master, "no update was made");
-        let refused = [
-            trainer.state().err(),
-            trainer.adapter().err(),
-            trainer.weights().err(),
-            trainer.evaluate(&micro[0]).err(),
-            trainer.gradients(&micro[0]).err(),
-            trainer.step(&micro, &rule).err(),
-        ];
-        for error in refused {
-            assert!(matches!(error, Some(EngineError::Unsettled { step: 2 })), "{error:?}");
-        }
-
-        (trainer.programs.update, trainer.programs.norm) = good;
-        trainer.load_state(&before).unwrap();
-        for trainer in [&mut trainer, &mut whole] {
-            trainer.step(&micro, &rule).unwrap();
-        }
-        assert_eq!(trainer.state().unwrap(), whole.state().unwrap());
-    }
-
-    /// As a backend that forgets its notes at every wait.
-    #[test]
-    fn losses_of_very_many_micro_batches_are_all_counted() {
-        let n = 2 * NOTES + 3;
-        let (mut losses, mut pending) = (Vec::new(), Vec::new());
-        let read = |kept: &[f32], note| match note {
-            Note::Value(value) => value,
-            Note::Pending(index) => kept.get(index).copied().unwrap_or(f32::NAN),
-        };
-        for i in 0..n {
-            pending.push(i as f32);
-            assert!(pending.len() < NOTES, "no room for loss {i} and the norm");
-            losses.push(Note::Pending(pending.len() - 1));
-            if losses.len().is_multiple_of(NOTES / 2) {
-                let kept = std::mem::take(&mut pending);
-                settle(&mut losses, |note| read(&kept, note));
-            }
-        }
-        let sum: f64 = losses.iter().map(|&note| f64::from(read(&pending, note))).sum();
-        assert_eq!(sum, (n * (n - 1) / 2) as f64);
-    }
-}
+mod tests;

@@ -49,6 +49,51 @@ fn stopped_and_resumed_is_as_in_one_piece() {
     }
 }
 
+/// Each step's first pass runs while the one before it is looked at; whatever is asked in between, or if other rows come than
+/// those that were prepared, it makes no difference.
+#[test]
+fn steps_begun_ahead_have_the_same_bits() {
+    for mode in [Mode::Lora, Mode::Full] {
+        let options = TrainOptions { mode, ..on_gpu() };
+        let mut plain = tiny_trainer(options.clone());
+        let expected = go(&mut plain, 0..8);
+        let looked_at = tiny_micro(&[(99, 23, 2)]);
+        let (loss, state) = (plain.evaluate(&looked_at).unwrap(), plain.state().unwrap());
+        let gradients = plain.gradients(&looked_at).unwrap();
+
+        let mut ahead = tiny_trainer(options);
+        let mut now = ahead.packer().prepare(&batches(0)).unwrap();
+        let mut found = Vec::new();
+        for step in 0..8 {
+            // After the sixth step others are promised than come.
+            let promised = batches(if step == 5 { 77 } else { step + 1 });
+            let next = |packer: engine::Packer| Some(packer.prepare(&promised));
+            let (outcome, prepared) = ahead.step_and_prepare(&now, &adamw(), next).unwrap();
+            found.push((outcome.loss, outcome.grad_norm));
+            now = prepared.unwrap().unwrap();
+            match step {
+                1 => assert!(ahead.evaluate(&looked_at).unwrap().sum > 0.0),
+                2 => assert!(!ahead.gradients(&looked_at).unwrap().is_empty()),
+                3 => assert_eq!(ahead.state().unwrap().step, 4),
+                4 => {
+                    let state = ahead.state().unwrap();
+                    ahead.load_state(&state).unwrap();
+                }
+                5 => now = ahead.packer().prepare(&batches(6)).unwrap(),
+                _ => {}
+            }
+        }
+        assert_eq!(found, expected, "{mode:?}");
+        assert_eq!(ahead.evaluate(&looked_at).unwrap(), loss, "{mode:?}");
+        assert!(ahead.state().unwrap() == state, "{mode:?}");
+        assert!(ahead.gradients(&looked_at).unwrap() == gradients, "{mode:?}");
+        let mut rest = (go(&mut ahead, 8..10), go(&mut plain, 8..10));
+        rest.0.extend(go(&mut ahead, 10..11));
+        rest.1.extend(go(&mut plain, 10..11));
+        assert_eq!(rest.0, rest.1, "{mode:?}");
+    }
+}
+
 #[test]
 fn what_is_computed_again_does_not_change_a_bit() {
     let run = |save| {
@@ -107,7 +152,9 @@ fn a_step_of_very_many_micro_batches() {
     let one = tiny_micro(&[(1, 12, 3)]);
     let alone = trainer.evaluate(&one).unwrap();
     let n = engine::backend::NOTES + 1;
-    let outcome = trainer.step(&vec![one; n], &adamw()).unwrap();
+    let all = vec![one; n];
+    assert!(trainer.evaluate_all(&all).unwrap().iter().all(|loss| *loss == alone));
+    let outcome = trainer.step(&all, &adamw()).unwrap();
     let mean = alone.sum / alone.label_tokens as f64;
     assert!((outcome.loss - mean).abs() <= 1e-3 * mean, "{} instead of {mean}", outcome.loss);
     assert_eq!(outcome.label_tokens, n as u64 * alone.label_tokens);
