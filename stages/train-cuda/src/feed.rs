@@ -2,9 +2,10 @@
 
 use engine::{Ahead, EngineError, MicroBatch, Packer, Prepared, Sequence};
 
+use crate::packing::Packing;
 use crate::schedule::{Position, order};
 use crate::tokens::Row;
-use crate::train::{Length, Packing};
+use crate::train::Length;
 
 /// The rows of a run in the order that it takes them.
 #[derive(Debug)]

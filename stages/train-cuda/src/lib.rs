@@ -15,6 +15,7 @@ mod maker;
 mod nvml;
 mod op_table;
 mod outputs;
+mod packing;
 mod params;
 mod schedule;
 mod telemetry;
@@ -75,13 +76,7 @@ impl Stage for TrainCuda {
   train-cuda --profile-ops: the same, with the device time of each kind of work";
 
     fn is_checkpoint(name: &str) -> bool {
-        let after = |prefix: &str| name.strip_prefix(prefix);
-        let is_step = |text: &str| text.parse::<u64>().is_ok();
-        let is_run = |text: &str| text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
-        after("best-").or_else(|| after("step-")).is_some_and(is_step)
-            || after("run-").is_some_and(is_run)
-            || ["newest.safetensors", "newest.safetensors.partial", "state.safetensors", "weights.partial"]
-                .contains(&name)
+        checkpoint::is_ours(name)
     }
 
     fn run(params: Params, context: &Context) -> Result<Outcome> {
@@ -379,7 +374,7 @@ fn summary(data: &train::Data, length: Length, n_trainable: u64, planned_peak_by
 }
 
 /// `1 row`, `2 rows`.
-fn counted(n: u64, what: &str) -> String {
+pub(crate) fn counted(n: u64, what: &str) -> String {
     let plural = if n == 1 { "" } else { "s" };
     format!("{n} {what}{plural}")
 }

@@ -8,9 +8,10 @@ use model::weights::Weights;
 use stage_kit::{Context, Result, StageError};
 
 use crate::checkpoint::History;
+use crate::packing::Packing;
 use crate::params::{Params, Precision, TrainMode};
 use crate::telemetry;
-use crate::train::{Data, Packing, engine_error, is_without_context, without_context};
+use crate::train::{Data, engine_error, is_without_context, without_context};
 
 /// What a GPU gives up for memory while many tokens go through it at a time: a copy of the base.
 const GPU_FULL: [Policy; 2] = [(false, SavePolicy::All), (true, SavePolicy::All)];

@@ -3,19 +3,23 @@
 use std::time::Instant;
 
 use engine::backend::BackendError;
-use engine::{AdamW, EngineError, Trainer};
+use engine::{AdamW, EngineError, MicroBatch, Trainer};
 use model::config::Config;
 use record::training::{StepRecord, TrainingStatus, ValidationRecord};
 use stage_kit::{Context, Result, StageError};
 
 use crate::alarms::{Alarm, Alarms};
 use crate::checkpoint::{History, Store};
+use crate::counted;
 use crate::feed::{Feed, micro_batch};
 use crate::live::Live;
 use crate::params::{Params, TrainMode};
 use crate::schedule::{Position, Schedule, order, steps_per_epoch};
 use crate::tokens::TokenFile;
 use crate::weights::Trained;
+
+/// Passes of a validation on a GPU between two looks at whether the run is to stop; on a CPU each takes seconds.
+const RUNS_AT_ONCE: usize = 16;
 
 /// How long a run is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,48 +112,11 @@ impl std::fmt::Debug for Run<'_> {
     }
 }
 
-/// How rows are put together for one pass through the model. Which rows make an optimizer step does not depend on it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Packing {
-    /// So many rows each time.
-    Rows(usize),
-    /// As many rows, in order, as have at most so many tokens together.
-    Tokens(usize),
-}
-
-impl Packing {
-    /// Most tokens at a time, where that is how rows are cut.
-    pub(crate) fn tokens(self) -> Option<u64> {
-        match self {
-            Self::Rows(_) => None,
-            Self::Tokens(tokens) => Some(tokens as u64),
-        }
-    }
-
-    /// Cuts rows into runs that go through the model together.
-    pub(crate) fn cut<T: Copy>(self, rows: &[T], tokens: impl Fn(T) -> usize) -> Vec<&[T]> {
-        let most = match self {
-            Self::Rows(n) => return rows.chunks(n.max(1)).collect(),
-            Self::Tokens(most) => most,
-        };
-        let (mut runs, mut first, mut sum) = (Vec::new(), 0, 0);
-        for (i, &row) in rows.iter().enumerate() {
-            if i > first && sum + tokens(row) > most {
-                runs.push(&rows[first..i]);
-                (first, sum) = (i, 0);
-            }
-            sum += tokens(row);
-        }
-        if first < rows.len() {
-            runs.push(&rows[first..]);
-        }
-        runs
-    }
-}
-
-/// Time spent inside optimizer steps, and the tokens that went through them.
+/// Time spent in optimizer steps, with what is done about each before the next, and the tokens that went through them.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Stepping {
+    /// The end of the step before, when nothing but such work came after it: the next one may be under way.
+    since: Option<Instant>,
     pub(crate) seconds: f64,
     pub(crate) tokens: u64,
     /// Those with a loss.
@@ -159,6 +126,20 @@ pub(crate) struct Stepping {
 }
 
 impl Stepping {
+    /// When the step that is about to be waited for began.
+    fn begin(&mut self) -> Instant {
+        self.since.take().unwrap_or_else(Instant::now)
+    }
+
+    /// A step that began then has ended: its seconds. After a pause the next one begins anew.
+    fn end(&mut self, begun: Instant, is_pause: bool) -> f64 {
+        let now = Instant::now();
+        let seconds = (now - begun).as_secs_f64();
+        self.seconds += seconds;
+        self.since = (!is_pause).then_some(now);
+        seconds
+    }
+
     /// Share of the tokens that carry a loss.
     pub(crate) fn labelled(&self) -> f64 {
         self.label_tokens as f64 / (self.tokens as f64).max(1.0)
@@ -187,7 +168,7 @@ impl Run<'_> {
             let done = self.history.steps_done();
             if done == self.length.total {
                 self.live.telemetry().steady(false);
-                return Ok(());
+                return self.store.settle();
             }
             self.stop_if_cancelled()?;
             self.step(done, schedule.lr(done))?;
@@ -195,13 +176,14 @@ impl Run<'_> {
     }
 
     fn step(&mut self, done: u64, lr: f64) -> Result<()> {
+        let begun = self.stepping.begin();
         let (rows, rule) = (self.feed.rows_after(done), self.optimizer(lr));
-        let begun = Instant::now();
+        // What is done between two steps would hide a part of the second one from the count of its time.
+        let is_pause = self.is_house_due(done + 1);
         let outcome = self.feed.take(done, self.trainer.packer()).and_then(|now| {
-            let next = |packer| self.feed.look_ahead(done + 1, packer);
+            let next = |packer| if is_pause { None } else { self.feed.look_ahead(done + 1, packer) };
             self.trainer.step_and_prepare(&now, &rule, next)
         });
-        let seconds = begun.elapsed().as_secs_f64();
         let outcome = match outcome {
             Ok((outcome, ahead)) => {
                 self.feed.keep(done + 1, ahead);
@@ -209,8 +191,8 @@ impl Run<'_> {
             }
             Err(e) => return Err(self.step_failed(e)),
         };
+        let seconds = self.stepping.end(begun, is_pause);
         let position = Position::of(done, self.length.steps_per_epoch);
-        self.stepping.seconds += seconds;
         self.stepping.tokens += outcome.tokens;
         self.stepping.label_tokens += outcome.label_tokens;
         let record = StepRecord {
@@ -229,6 +211,7 @@ impl Run<'_> {
         self.history.steps.push(record);
         // The first step of a process loads kernels; what is busy then tells nothing.
         self.live.telemetry().steady(true);
+        self.store.settle_if_done()?;
         if self.is_good(loss) {
             self.store.prove()?;
         }
@@ -269,11 +252,11 @@ impl Run<'_> {
 
     /// Saves the state and says where it is.
     fn kept(&mut self) -> String {
-        let saved = self.save_state();
+        let saved = self.save_state_now();
         self.said(saved)
     }
 
-    fn said(&self, saved: Result<()>) -> String {
+    fn said(&mut self, saved: Result<()>) -> String {
         match saved {
             Ok(()) => self.left(),
             Err(e) => format!("its state could not be saved ({e}); {}", self.left()),
@@ -281,11 +264,14 @@ impl Run<'_> {
     }
 
     /// The state that a restart goes on from.
-    fn left(&self) -> String {
-        match self.store.newest_step() {
+    fn left(&mut self) -> String {
+        let failed = self.store.settle().err();
+        let failed = failed.map(|e| format!("the newest state could not be saved ({e}); "));
+        let left = match self.store.newest_step() {
             Some(step) => format!("the state after step {step} is in {}", self.store.dir().display()),
             None => "no state was saved before".to_owned(),
-        }
+        };
+        failed.unwrap_or_default() + &left
     }
 
     /// Drops the state that led to where the run is, and says what is left.
@@ -303,6 +289,19 @@ impl Run<'_> {
     fn optimizer(&self, lr: f64) -> AdamW {
         let p = self.params;
         AdamW { lr, beta1: p.beta1, beta2: p.beta2, eps: p.eps, weight_decay: p.weight_decay, clip: p.clip }
+    }
+
+    /// Whether more than a few lines are to be written after so many steps.
+    fn is_house_due(&self, done: u64) -> bool {
+        done == self.length.total
+            || self.is_validation_due(done)
+            || self.is_step_kept(done)
+            || self.is_state_due(done)
+    }
+
+    fn is_state_due(&self, done: u64) -> bool {
+        let every = self.params.checkpoint_every;
+        done > 0 && every > 0 && done.is_multiple_of(every)
     }
 
     /// What is due between two steps and not yet in the history: a validation, a kept step, a saved state.
@@ -324,8 +323,7 @@ impl Run<'_> {
             self.history.kept.drain(..extra);
             save = true;
         }
-        let every = self.params.checkpoint_every;
-        if save || (done > 0 && every > 0 && done.is_multiple_of(every)) {
+        if save || self.is_state_due(done) {
             self.save_state()?;
             let validation = self.history.validations.last().filter(|v| v.step == done);
             if validation.is_some_and(|v| self.is_good(v.loss)) {
@@ -367,18 +365,21 @@ impl Run<'_> {
         let Some(validation) = &self.data.validation else { return Ok(()) };
         let (mut sum, mut label_tokens) = (0.0, 0);
         let all: Vec<usize> = (0..validation.rows.len()).collect();
-        for rows in self.feed.packing.cut(&all, |i| validation.rows[i].input_ids.len()) {
+        let mut runs = self.feed.packing.cut(&all, |i| validation.rows[i].input_ids.len());
+        runs.retain(|rows| rows.iter().any(|&i| validation.rows[i].n_label_tokens() > 0));
+        let at_once = if self.feed.packing.tokens().is_some() { RUNS_AT_ONCE } else { 1 };
+        for runs in runs.chunks(at_once) {
             self.stop_if_cancelled()?;
-            if rows.iter().all(|&i| validation.rows[i].n_label_tokens() == 0) {
-                continue;
-            }
-            let rows = rows.iter().map(|&i| (i, &validation.rows[i]));
-            let loss = match self.trainer.evaluate(&micro_batch(rows)) {
-                Ok(loss) => loss,
+            let batch = |rows: &&[usize]| micro_batch(rows.iter().map(|&i| (i, &validation.rows[i])));
+            let batches: Vec<MicroBatch> = runs.iter().map(batch).collect();
+            let losses = match self.trainer.evaluate_all(&batches) {
+                Ok(losses) => losses,
                 Err(e) => return Err(self.step_failed(e)),
             };
-            sum += loss.sum;
-            label_tokens += loss.label_tokens;
+            for loss in losses {
+                sum += loss.sum;
+                label_tokens += loss.label_tokens;
+            }
         }
         let loss = sum / label_tokens as f64;
         if !loss.is_finite() {
@@ -417,20 +418,31 @@ impl Run<'_> {
         Ok(Some(Trained::Adapter(adapter)))
     }
 
+    /// Starts to save the state.
     fn save_state(&mut self) -> Result<()> {
+        // Memory holds one state at a time.
+        self.store.settle()?;
         let before = self.history.wall_s;
         self.history.wall_s += self.live.elapsed_s();
         let state = self.trainer.state().map_err(engine_error);
-        let saved = state.and_then(|state| self.store.save(&self.history, &state));
+        let saved = state.and_then(|state| self.store.start_saving(&self.history, state));
         self.history.wall_s = before;
         saved
+    }
+
+    /// As [`Self::save_state`], and waits until it is on the disk.
+    fn save_state_now(&mut self) -> Result<()> {
+        // Whatever became of the one before it: this one is newer.
+        let _ = self.store.settle();
+        self.save_state()?;
+        self.store.settle()
     }
 
     fn stop_if_cancelled(&mut self) -> Result<()> {
         if !self.context.is_cancelled() {
             return Ok(());
         }
-        self.save_state()?;
+        self.save_state_now()?;
         let done = self.history.steps_done();
         self.live.status(TrainingStatus::Paused);
         self.live.say(&format!(
@@ -458,10 +470,10 @@ impl Run<'_> {
         let done = self.history.steps_done();
         self.history.ran_out_bytes = Some(self.planned_bytes);
         // Where the update was begun, the state on the disk counts: it learns what ran out.
-        let saved = self.save_state();
+        let saved = self.save_state_now();
         let saved = saved.or_else(|e| self.store.note_ran_out(self.planned_bytes).and(Err(e)));
         let kept = self.said(saved);
-        let message = format!("{e}, after {done} steps");
+        let message = format!("{e}, after {}", counted(done, "step"));
         self.live.alert(&message);
         self.live.status(TrainingStatus::Failed(message.clone()));
         StageError::retryable(message).next(format!(
@@ -472,7 +484,7 @@ impl Run<'_> {
     /// Nothing can be read from such a device any more: the newest state on the disk counts.
     fn device_lost(&mut self, e: &EngineError) -> StageError {
         let done = self.history.steps_done();
-        let message = format!("the GPU does not answer after {done} steps: {e}");
+        let message = format!("the GPU does not answer after {}: {e}", counted(done, "step"));
         self.live.alert(&message);
         self.live.status(TrainingStatus::Failed(message.clone()));
         StageError::failed(message).next(format!(
@@ -484,7 +496,7 @@ impl Run<'_> {
     /// The weights as they are may be what is wrong: the last state that is known to be good counts.
     fn not_finite(&mut self, what: &str) -> StageError {
         let done = self.history.steps_done();
-        let message = format!("{what} is not finite after {done} steps: training stops");
+        let message = format!("{what} is not finite after {}: training stops", counted(done, "step"));
         let good = self.last_good();
         self.live.status(TrainingStatus::Failed(message.clone()));
         StageError::failed(message)
@@ -538,14 +550,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn packing_keeps_the_order_and_fills_up() {
-        let rows = [3usize, 4, 9, 2, 2, 1];
-        let cut = |packing: Packing| packing.cut(&rows, |n| n);
-        assert_eq!(cut(Packing::Rows(4)), [&rows[..4], &rows[4..]]);
-        assert_eq!(cut(Packing::Tokens(7)), [&rows[..2], &rows[2..3], &rows[3..]]);
-        assert_eq!(cut(Packing::Tokens(1)).len(), 6);
-        assert_eq!(cut(Packing::Tokens(99)), [&rows[..]]);
-        assert!(Packing::Tokens(7).cut(&rows[..0], |n| n).is_empty());
+    fn the_time_of_a_step_is_from_the_end_of_the_one_before_but_for_pauses() {
+        let wait = || std::thread::sleep(std::time::Duration::from_millis(40));
+        let mut stepping = Stepping::default();
+        let begun = stepping.begin();
+        let first = stepping.end(begun, false);
+        wait();
+        let begun = stepping.begin();
+        let second = stepping.end(begun, true);
+        wait();
+        let begun = stepping.begin();
+        let third = stepping.end(begun, false);
+        assert!(first < 0.04 && second >= 0.04 && third < 0.04, "{first} {second} {third}");
+        assert_eq!(stepping.seconds, first + second + third);
     }
 
     #[test]

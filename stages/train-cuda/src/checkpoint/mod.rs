@@ -5,28 +5,33 @@
 //! `state.safetensors` only when a loss that was computed with its weights, or with those of a step after it, has come out
 //! well, and is deleted when a loss was not finite: what made it so never takes the place of what did not.
 //!
-//! Every file gets its name only when it is whole and on the disk. Weights are written before the state that names them and
+//! Every file gets its name only when it is whole and on the disk; a state is written while training goes on.
+//! Weights are written before the state that names them and
 //! deleted after the last state that names them, so a kill at any moment leaves a state whose folders exist.
 
 pub(crate) mod places;
 mod state;
+mod writing;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use engine::TrainState;
-use safetensors::tensor::{Dtype, TensorView};
 use stage_kit::{Result, StageError, digest};
 
 use crate::weights::Trained;
 pub(crate) use state::History;
-use state::{DIGEST_KEY, Digests, HISTORY_KEY, SLABS, Stored, decode, hash, header, le_bytes};
+use state::{Digests, Stored, decode, header};
+use writing::Writing;
 
 /// The last state that is known to be good.
 const GOOD_FILE: &str = "state.safetensors";
 /// A later one, of which that is not known yet.
 const NEWEST_FILE: &str = "newest.safetensors";
+/// Folders for what is not whole yet.
+const NEWEST_PARTIAL: &str = "newest.partial";
+const WEIGHTS_PARTIAL: &str = "weights.partial";
 
 /// What was found of an earlier process.
 #[derive(Debug)]
@@ -73,13 +78,19 @@ pub(crate) struct Store {
     fingerprint: String,
     good: Option<Saved>,
     newest: Option<Saved>,
+    /// What becomes the newest.
+    writing: Option<Writing>,
     /// Of every folder with weights, by its name.
     weights: BTreeMap<String, Digests>,
+    /// Folders with weights that the next state is going to name.
+    unnamed: Vec<PathBuf>,
 }
 
 impl Store {
     pub(crate) fn new(dir: &Path, fingerprint: String) -> Self {
-        Self { dir: dir.to_owned(), fingerprint, good: None, newest: None, weights: BTreeMap::new() }
+        let (good, newest, writing) = (None, None, None);
+        let (weights, unnamed) = (BTreeMap::new(), Vec::new());
+        Self { dir: dir.to_owned(), fingerprint, good, newest, writing, weights, unnamed }
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -174,32 +185,57 @@ impl Store {
     ///
     /// # Errors
     /// The disk's.
-    pub(crate) fn save(&mut self, history: &History, state: &TrainState) -> Result<()> {
-        let path = self.dir.join(NEWEST_FILE);
-        let partial = self.dir.join(format!("{NEWEST_FILE}.partial"));
-        let slabs = [&state.master, &state.m, &state.v].map(|s| le_bytes(s));
+    pub(crate) fn save(&mut self, history: &History, state: TrainState) -> Result<()> {
+        self.start_saving(history, state)?;
+        self.settle()
+    }
+
+    /// As [`Self::save`], while other things go on: [`Self::settle`] ends it.
+    ///
+    /// # Errors
+    /// The disk's, about the state before it too.
+    pub(crate) fn start_saving(&mut self, history: &History, state: TrainState) -> Result<()> {
+        self.settle()?;
         let saved = self.saved(history);
         let named = |name: &str| saved.folders.iter().any(|dir| dir.ends_with(name));
         let weights = self.weights.iter().filter(|(name, _)| named(name));
         let weights = weights.map(|(name, digests)| (name.clone(), digests.clone())).collect();
-        let stored = Stored::new(&self.fingerprint, weights, history, state);
+        let stored = Stored::new(&self.fingerprint, weights, history, &state);
         let text = serde_json::to_string(&stored)
             .map_err(|e| StageError::internal(format!("can't write the run's history: {e}")))?;
-        let metadata =
-            HashMap::from([(DIGEST_KEY.to_owned(), hash(&slabs, &text)), (HISTORY_KEY.to_owned(), text)]);
-        let views = SLABS.iter().zip(&slabs).map(|(name, bytes)| {
-            TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes)
-                .map(|view| (*name, view))
-                .map_err(|e| StageError::internal(format!("can't store the slab {name}: {e}")))
-        });
-        let views: Vec<(&str, TensorView<'_>)> = views.collect::<Result<_>>()?;
-        safetensors::serialize_to_file(views, Some(metadata), &partial)
-            .map_err(|e| safetensors_error(&partial, e))?;
-        sync(&partial)?;
-        rename(&partial, &path)?;
-        sync(&self.dir)?;
+        let partial = self.dir.join(NEWEST_PARTIAL);
+        // A process that was killed while it wrote left as much as it had.
+        remove(&partial)?;
+        fs::create_dir(&partial).map_err(|e| StageError::io("create the folder", &partial, e))?;
+        self.writing = Some(Writing::start(partial.join(NEWEST_FILE), saved, text, state)?);
+        self.unnamed.clear();
+        Ok(())
+    }
+
+    /// Waits for the state that is being written: it is the newest then.
+    ///
+    /// # Errors
+    /// The disk's: the states are those of before.
+    pub(crate) fn settle(&mut self) -> Result<()> {
+        let Some(writing) = self.writing.take() else { return Ok(()) };
+        let (saved, is_good) = (writing.saved.clone(), writing.is_good);
+        let partial = self.dir.join(NEWEST_PARTIAL);
+        let written = writing.wait();
+        let named = written.and_then(|()| rename(&partial.join(NEWEST_FILE), &self.dir.join(NEWEST_FILE)));
+        let removed = remove(&partial);
+        named?;
         self.newest = Some(saved);
-        self.clean()
+        sync(&self.dir)?;
+        removed?;
+        if is_good { self.prove() } else { self.clean() }
+    }
+
+    /// [`Self::settle`], where nothing is left to wait for.
+    ///
+    /// # Errors
+    /// As [`Self::settle`].
+    pub(crate) fn settle_if_done(&mut self) -> Result<()> {
+        if self.writing.as_ref().is_some_and(Writing::is_done) { self.settle() } else { Ok(()) }
     }
 
     /// Notes in the state that a restart would go on from, where there is one, that memory ran out with a plan of so many bytes.
@@ -207,19 +243,23 @@ impl Store {
     /// # Errors
     /// The disk's.
     pub(crate) fn note_ran_out(&mut self, bytes: u64) -> Result<()> {
+        self.settle()?;
         for file in [NEWEST_FILE, GOOD_FILE] {
             if let Some(Ok((stored, state))) = self.read(file)? {
-                return self.save(&History { ran_out_bytes: Some(bytes), ..stored.history() }, &state);
+                return self.save(&History { ran_out_bytes: Some(bytes), ..stored.history() }, state);
             }
         }
         Ok(())
     }
 
-    /// The newest state is good: it takes the place of the last good one.
+    /// The newest state is good: it takes the place of the last good one, as soon as it is on the disk.
     ///
     /// # Errors
     /// The disk's.
     pub(crate) fn prove(&mut self) -> Result<()> {
+        if let Some(writing) = &mut self.writing {
+            writing.is_good = true;
+        }
         let Some(saved) = self.newest.clone() else { return Ok(()) };
         rename(&self.dir.join(NEWEST_FILE), &self.dir.join(GOOD_FILE))?;
         sync(&self.dir)?;
@@ -232,6 +272,8 @@ impl Store {
     /// # Errors
     /// The disk's.
     pub(crate) fn reject(&mut self) -> Result<()> {
+        // What could not be written is no state.
+        let _ = self.settle();
         if self.newest.take().is_none() {
             return Ok(());
         }
@@ -245,7 +287,7 @@ impl Store {
     /// # Errors
     /// The disk's.
     pub(crate) fn save_weights(&mut self, dir: &Path, trained: &Trained) -> Result<()> {
-        let partial = self.dir.join("weights.partial");
+        let partial = self.dir.join(WEIGHTS_PARTIAL);
         remove(&partial)?;
         fs::create_dir_all(&partial).map_err(|e| StageError::io("create the folder", &partial, e))?;
         trained.save(&partial)?;
@@ -260,6 +302,7 @@ impl Store {
         rename(&partial, dir)?;
         sync(&self.dir)?;
         self.weights.insert(name_of(dir), digests);
+        self.unnamed.push(dir.to_owned());
         Ok(())
     }
 
@@ -272,12 +315,15 @@ impl Store {
         remove(&self.dir.join(GOOD_FILE))?;
         (self.good, self.newest) = (None, None);
         self.weights.clear();
+        self.unnamed.clear();
         self.clean()
     }
 
     fn clean(&mut self) -> Result<()> {
-        let states = [&self.good, &self.newest];
-        let keep: Vec<PathBuf> = states.into_iter().flatten().flat_map(|s| s.folders.clone()).collect();
+        let states = [&self.good, &self.newest].into_iter().flatten();
+        let states = states.chain(self.writing.as_ref().map(|writing| &writing.saved));
+        let keep = states.flat_map(|saved| saved.folders.clone()).chain(self.unnamed.iter().cloned());
+        let keep: Vec<PathBuf> = keep.collect();
         for entry in fs::read_dir(&self.dir).map_err(|e| StageError::io("list", &self.dir, e))?.flatten() {
             let name = entry.file_name();
             let name = name.to_string_lossy();
@@ -288,6 +334,20 @@ impl Store {
         }
         Ok(())
     }
+}
+
+impl Drop for Store {
+    /// A run that ends by an error keeps the state that it was about to save.
+    fn drop(&mut self) {
+        let _ = self.settle();
+    }
+}
+
+/// Whether this program gives such a name to something in its checkpoint folder.
+pub(crate) fn is_ours(name: &str) -> bool {
+    [NEWEST_FILE, GOOD_FILE, NEWEST_PARTIAL, WEIGHTS_PARTIAL].contains(&name)
+        || is_weights(name)
+        || places::is_run(name)
 }
 
 /// `best-N` or `step-N`.
@@ -309,13 +369,6 @@ fn fault(folder: &Path, weights: &BTreeMap<String, Digests>) -> Option<String> {
         (digest::sha256_file(&path).ok().as_ref() != Some(sha256)).then_some(path)
     };
     digests.iter().find_map(wrong).map(|path| format!("{} is damaged", path.display()))
-}
-
-fn safetensors_error(path: &Path, e: safetensors::SafeTensorError) -> StageError {
-    match e {
-        safetensors::SafeTensorError::IoError(e) => StageError::io("write the checkpoint", path, e),
-        e => StageError::internal(format!("can't write the checkpoint: {e}")).at(path.display().to_string()),
-    }
 }
 
 fn rename(from: &Path, to: &Path) -> Result<()> {

@@ -30,6 +30,12 @@ pub(crate) struct Others {
     pub(crate) deleted: Vec<Other>,
 }
 
+/// Whether a run's own folder has such a name.
+pub(super) fn is_run(name: &str) -> bool {
+    let digits = name.strip_prefix(PREFIX);
+    digits.is_some_and(|digits| digits.len() == DIGITS && digits.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
 /// The folder of the run with this fingerprint, made where it is not there.
 ///
 /// # Errors
@@ -128,7 +134,7 @@ mod tests {
         let own = own(root, fingerprint).unwrap();
         let others = keep_one_other(root, &own).unwrap();
         let (history, state) = if more == 0 { (history(), state()) } else { later(more) };
-        store_of(&own, fingerprint).save(&history, &state).unwrap();
+        store_of(&own, fingerprint).save(&history, state.clone()).unwrap();
         (own, others)
     }
 
@@ -178,7 +184,7 @@ mod tests {
         fs::write(root.join(NEWEST_FILE), "nothing").unwrap();
         assert_eq!(own(root, "b").unwrap(), root);
         let mut store = store_of(root, "a");
-        store.save(&History { kept: vec![], ..history() }, &state()).unwrap();
+        store.save(&History { kept: vec![], ..history() }, state()).unwrap();
         store.prove().unwrap();
         fs::write(root.join(NEWEST_FILE), "nothing").unwrap();
         assert_eq!(own(root, "b").unwrap(), root.join("run-b"), "the older state is that of another run");

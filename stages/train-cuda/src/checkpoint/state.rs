@@ -204,7 +204,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Stored, TrainState), String> {
     if views.iter().any(|v| v.dtype() != Dtype::F32) {
         return Err("slabs are not float32".to_owned());
     }
-    if hash(&[views[0].data(), views[1].data(), views[2].data()], &text) != sha256 {
+    if hash(views.each_ref().map(|view| [view.data()]), &text) != sha256 {
         return Err("its hash differs".to_owned());
     }
     let stored: Stored = serde_json::from_str(&text).map_err(|e| e.to_string())?;
@@ -214,17 +214,25 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Stored, TrainState), String> {
 }
 
 pub(super) fn le_bytes(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|v| v.to_le_bytes()).collect()
+    let mut bytes = vec![0; size_of_val(values)];
+    for (bytes, value) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(values) {
+        *bytes = value.to_le_bytes();
+    }
+    bytes
 }
 
 fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect()
 }
 
-pub(super) fn hash(slabs: &[impl AsRef<[u8]>; 3], text: &str) -> String {
+/// The hash of a state, its slabs in pieces.
+pub(super) fn hash<P>(slabs: [P; 3], text: &str) -> String
+where
+    P: IntoIterator<Item: AsRef<[u8]>>,
+{
     let mut hasher = Sha256::new();
-    for slab in slabs {
-        hasher.update(slab.as_ref());
+    for piece in slabs.into_iter().flatten() {
+        hasher.update(piece);
     }
     hasher.update(text);
     hex::encode(hasher.finalize())

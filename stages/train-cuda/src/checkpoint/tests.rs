@@ -77,7 +77,7 @@ pub(super) fn later(n: u64) -> (History, TrainState) {
 #[test]
 fn a_state_comes_back_bit_for_bit() {
     let dir = tempfile::tempdir().unwrap();
-    store(dir.path()).save(&history(), &state()).unwrap();
+    store(dir.path()).save(&history(), state()).unwrap();
     let found = loaded(dir.path());
     assert_eq!((found.history, &found.state, found.passed_over), (history(), &state(), None));
     assert_eq!(found.state.master[1].to_bits(), (-0.0f32).to_bits());
@@ -89,11 +89,11 @@ fn that_memory_ran_out_can_be_noted_in_a_state_that_is_there() {
     let mut store = store(dir.path());
     store.note_ran_out(9).unwrap();
     assert!(matches!(Store::new(dir.path(), "f".into()).load().unwrap(), Found::Nothing), "no state");
-    store.save(&history(), &state()).unwrap();
+    store.save(&history(), state()).unwrap();
     store.prove().unwrap();
     let (history_5, state_5) = later(3);
     for (history, state) in [(history(), state()), (history_5, state_5)] {
-        store.save(&history, &state).unwrap();
+        store.save(&history, state.clone()).unwrap();
         store.note_ran_out(9).unwrap();
         let found = loaded(dir.path());
         assert_eq!(found.history, History { ran_out_bytes: Some(9), ..history });
@@ -107,12 +107,12 @@ fn a_state_takes_the_place_of_a_good_one_only_when_it_is_good_too() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = store(dir.path());
     assert_eq!((store.good_step(), store.newest_step()), (None, None));
-    store.save(&history(), &state()).unwrap();
+    store.save(&history(), state()).unwrap();
     assert_eq!((store.good_step(), store.newest_step()), (None, Some(2)));
     store.prove().unwrap();
     assert_eq!((store.good_step(), store.newest_step()), (Some(2), Some(2)));
     let (history_5, state_5) = later(3);
-    store.save(&history_5, &state_5).unwrap();
+    store.save(&history_5, state_5.clone()).unwrap();
     assert_eq!((store.good_step(), store.newest_step()), (Some(2), Some(5)));
     // Killed here, a run goes on from the newest, and still knows the good one.
     let mut again = Store::new(dir.path(), "f".into());
@@ -129,7 +129,7 @@ fn a_state_takes_the_place_of_a_good_one_only_when_it_is_good_too() {
 fn without_a_good_state_a_rejected_one_leaves_none() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = store(dir.path());
-    store.save(&history(), &state()).unwrap();
+    store.save(&history(), state()).unwrap();
     store.reject().unwrap();
     assert!(matches!(store.load().unwrap(), Found::Nothing));
     assert_eq!(files(dir.path()).unwrap(), Vec::<PathBuf>::new());
@@ -139,12 +139,12 @@ fn without_a_good_state_a_rejected_one_leaves_none() {
 fn weights_of_the_good_state_outlive_a_newer_one() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = store(dir.path());
-    store.save(&history(), &state()).unwrap();
+    store.save(&history(), state()).unwrap();
     store.prove().unwrap();
     let (mut better, state_5) = later(3);
     better.validations.push(ValidationRecord { step: 5, epoch: 1, loss: 1.0, label_tokens: 5 });
     store.save_weights(&store.best_dir(5), &weights()).unwrap();
-    store.save(&better, &state_5).unwrap();
+    store.save(&better, state_5).unwrap();
     let left = |name: &str| dir.path().join(name).exists();
     assert!(left("best-1") && left("best-5"));
     let mut other = Store::new(dir.path(), "f".into());
@@ -181,7 +181,7 @@ fn best_is_the_lowest_loss_after_training_began() {
 fn other_parameters_and_damage_are_told_apart_from_nothing() {
     let dir = tempfile::tempdir().unwrap();
     assert!(matches!(Store::new(dir.path(), "f".into()).load().unwrap(), Found::Nothing));
-    store(dir.path()).save(&history(), &state()).unwrap();
+    store(dir.path()).save(&history(), state()).unwrap();
     assert!(useless(dir.path(), "g").contains("other parameters"));
     let path = dir.path().join(NEWEST_FILE);
     let whole = fs::read(&path).unwrap();
@@ -209,7 +209,7 @@ fn other_parameters_and_damage_are_told_apart_from_nothing() {
 fn one_bit_makes_no_other_state() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = store(dir.path());
-    store.save(&history(), &state()).unwrap();
+    store.save(&history(), state()).unwrap();
     let path = dir.path().join(NEWEST_FILE);
     let whole = fs::read(&path).unwrap();
     let mut refused = 0;
@@ -230,10 +230,10 @@ fn one_bit_makes_no_other_state() {
 fn a_damaged_newest_state_gives_way_to_the_good_one() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = store(dir.path());
-    store.save(&history(), &state()).unwrap();
+    store.save(&history(), state()).unwrap();
     store.prove().unwrap();
     let (history_5, state_5) = later(3);
-    store.save(&history_5, &state_5).unwrap();
+    store.save(&history_5, state_5.clone()).unwrap();
     let path = dir.path().join(NEWEST_FILE);
     let whole = fs::read(&path).unwrap();
     fs::write(&path, &whole[..whole.len() - 1]).unwrap();
@@ -250,7 +250,133 @@ fn saving_deletes_the_weights_that_are_named_no_more() {
     for name in ["best-9", "step-3", "notes", "step-x"] {
         fs::create_dir(dir.path().join(name)).unwrap();
     }
-    store.save(&history(), &state()).unwrap();
+    store.save(&history(), state()).unwrap();
     let left = |name: &str| dir.path().join(name).exists();
     assert!(left("best-1") && left("notes") && left("step-x") && !left("best-9") && !left("step-3"));
+}
+
+#[test]
+fn a_state_that_is_being_written_is_none_yet_and_what_it_names_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = store(dir.path());
+    store.save(&history(), state()).unwrap();
+    let (mut better, state_5) = later(3);
+    better.validations.push(ValidationRecord { step: 5, epoch: 1, loss: 1.0, label_tokens: 5 });
+    store.save_weights(&store.best_dir(5), &weights()).unwrap();
+    store.start_saving(&better, state_5.clone()).unwrap();
+    assert_eq!(store.newest_step(), Some(2));
+    assert_eq!(loaded(dir.path()).state, state());
+    // A loss comes out well: both states are good, the later one once it is there.
+    store.prove().unwrap();
+    assert_eq!((store.good_step(), store.newest_step()), (Some(2), Some(2)));
+    assert!(dir.path().join("best-5").exists());
+    store.settle().unwrap();
+    assert_eq!((store.good_step(), store.newest_step()), (Some(5), Some(5)));
+    assert!(!dir.path().join("best-1").exists() && !dir.path().join(NEWEST_FILE).exists());
+    assert_eq!(loaded(dir.path()).state, state_5);
+    store.settle().unwrap();
+}
+
+/// Whatever states come and go before the one that names them.
+#[test]
+fn weights_wait_for_the_state_that_names_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = store(dir.path());
+    store.start_saving(&history(), state()).unwrap();
+    store.save_weights(&store.best_dir(5), &weights()).unwrap();
+    store.prove().unwrap();
+    store.settle().unwrap();
+    let (mut better, state_5) = later(3);
+    better.validations.push(ValidationRecord { step: 5, epoch: 1, loss: 1.0, label_tokens: 5 });
+    store.start_saving(&better, state_5.clone()).unwrap();
+    store.settle().unwrap();
+    assert_eq!(loaded(dir.path()).state, state_5);
+    let (mut best, state_9) = later(7);
+    best.validations.push(ValidationRecord { step: 9, epoch: 1, loss: 0.5, label_tokens: 5 });
+    store.save_weights(&store.best_dir(9), &weights()).unwrap();
+    store.save(&best, state_9).unwrap();
+    store.prove().unwrap();
+    assert!(!dir.path().join("best-5").exists() && dir.path().join("best-9").exists());
+}
+
+#[test]
+fn a_state_that_is_being_written_can_be_rejected_and_ends_with_the_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = store(dir.path());
+    store.save(&history(), state()).unwrap();
+    store.prove().unwrap();
+    let (history_5, state_5) = later(3);
+    store.start_saving(&history_5, state_5.clone()).unwrap();
+    store.reject().unwrap();
+    assert_eq!((store.good_step(), store.newest_step()), (Some(2), Some(2)));
+    assert_eq!(loaded(dir.path()).state, state());
+    // One that was shown to be good is none to reject.
+    store.start_saving(&history_5, state_5.clone()).unwrap();
+    store.prove().unwrap();
+    store.reject().unwrap();
+    assert_eq!((store.good_step(), loaded(dir.path()).state), (Some(5), state_5));
+    let (history_9, state_9) = later(7);
+    store.start_saving(&history_9, state_9.clone()).unwrap();
+    drop(store);
+    assert_eq!(loaded(dir.path()).state, state_9);
+}
+
+#[test]
+fn a_state_that_can_t_be_written_leaves_the_one_before_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = store(dir.path());
+    store.save(&history(), state()).unwrap();
+    let fail = |store: &mut Store| {
+        let (history_5, state_5) = later(3);
+        store.start_saving(&history_5, state_5).unwrap();
+        // The thread may have ended already: what it wrote is taken away from it.
+        while fs::remove_dir_all(dir.path().join(NEWEST_PARTIAL)).is_err() {}
+    };
+    fail(&mut store);
+    store.prove().unwrap();
+    store.settle().unwrap_err();
+    assert_eq!(store.good_step(), Some(2));
+    assert_eq!(loaded(dir.path()).state, state());
+    // There is nothing to reject then, and what is good is not left for the user to delete.
+    fail(&mut store);
+    store.reject().unwrap();
+    assert_eq!((store.good_step(), loaded(dir.path()).state), (Some(2), state()));
+    let (history_9, state_9) = later(7);
+    store.save(&history_9, state_9.clone()).unwrap();
+    assert_eq!(loaded(dir.path()).state, state_9);
+}
+
+#[test]
+fn names_of_the_checkpoint_folder_are_known() {
+    let run = format!("run-{}", "0123456789abcdef");
+    for name in ["best-3", "step-10", &run, NEWEST_FILE, GOOD_FILE, "newest.partial", "weights.partial"] {
+        assert!(is_ours(name), "{name}");
+    }
+    for name in [
+        "best-",
+        "best-x",
+        "run-1",
+        "run-0123456789abcdeg",
+        "weights",
+        "state.safetensors.partial",
+        "model",
+        "",
+    ] {
+        assert!(!is_ours(name), "{name}");
+    }
+}
+
+#[test]
+fn what_a_killed_process_was_writing_goes_when_the_next_one_writes() {
+    let dir = tempfile::tempdir().unwrap();
+    store(dir.path()).save(&history(), state()).unwrap();
+    for folder in [NEWEST_PARTIAL, WEIGHTS_PARTIAL] {
+        fs::create_dir(dir.path().join(folder)).unwrap();
+        fs::write(dir.path().join(folder).join(".tmpabc"), b"half").unwrap();
+    }
+    assert_eq!(loaded(dir.path()).state, state());
+    store(dir.path()).save(&history(), state()).unwrap();
+    let mut names: Vec<String> = files(dir.path()).unwrap().iter().map(|path| name_of(path)).collect();
+    names.sort();
+    assert_eq!(names, ["best-1", NEWEST_FILE]);
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use record::training::{TrainingState, TrainingStatus};
 
@@ -30,10 +31,17 @@ impl Case {
         self.dir.path().join("out")
     }
 
-    fn run(&self, more: &[&str]) -> (Option<i32>, String) {
+    fn command(&self, more: &[&str]) -> Command {
         let more = [&self.more[..], more].concat();
-        let args = args(&golden("qwen2-tiny/model"), &self.dir.path().join("tokens"), &self.out(), &more);
-        let output = program(&args).output().unwrap();
+        program(&args(&golden("qwen2-tiny/model"), &self.dir.path().join("tokens"), &self.out(), &more))
+    }
+
+    fn run(&self, more: &[&str]) -> (Option<i32>, String) {
+        Self::ended(self.command(more))
+    }
+
+    fn ended(mut command: Command) -> (Option<i32>, String) {
+        let output = command.output().unwrap();
         let words = stderr(&output);
         (output.status.code(), words.split_whitespace().filter(|w| *w != "│").collect::<Vec<_>>().join(" "))
     }
@@ -78,7 +86,7 @@ fn weights_that_make_a_loss_nan_are_not_kept() {
     let case = Case::new(&["adapter", "mode=lora", "lr=1e30", "warmup_ratio=0"], 4);
     let (code, said) = case.run(&[]);
     assert_eq!(code, Some(3), "{said}");
-    assert!(said.contains("the loss is not finite after 1 steps: training stops"), "{said}");
+    assert!(said.contains("the loss is not finite after 1 step: training stops"), "{said}");
     assert!(said.contains("there is no good checkpoint in"), "{said}");
     assert_eq!(names(&case.out().join("resume")), Vec::<String>::new());
     assert!(matches!(case.status(), TrainingStatus::Failed(why) if why.contains("not finite")));
@@ -139,15 +147,19 @@ fn weights_that_are_worse_than_guessing_are_not_kept() {
 #[test]
 fn a_run_that_can_t_save_says_so_in_its_state() {
     let case = Case::new(&["adapter", "mode=lora", "epochs=1"], 4);
-    fs::create_dir_all(case.out().join("resume/newest.safetensors.partial")).unwrap();
-    let (code, said) = case.run(&[]);
+    // A file that grows beyond 358 or 717 kB, whatever this shell's blocks are, can't: weights fit, a state does not.
+    let whole = case.command(&[]);
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "trap '' XFSZ; ulimit -f 700; exec \"$0\" \"$@\""]).arg(whole.get_program());
+    limited.args(whole.get_args()).env("CUDA_VISIBLE_DEVICES", "").env_remove("TESTFORGE_REQUEST");
+    let (code, said) = Case::ended(limited);
     assert_eq!(code, Some(3), "{said}");
-    assert!(said.contains("newest.safetensors.partial"), "{said}");
+    let what = "can't write the checkpoint";
+    assert!(said.contains(what), "{said}");
     let status = case.status();
-    assert!(
-        matches!(&status, TrainingStatus::Failed(why) if why.contains("newest.safetensors.partial")),
-        "{status:?}"
-    );
+    assert!(matches!(&status, TrainingStatus::Failed(why) if why.contains(what)), "{status:?}");
+    let (code, said) = case.run(&[]);
+    assert_eq!(code, Some(0), "{said}");
 }
 
 /// No step and no validation comes after the last update.
@@ -157,6 +169,6 @@ fn the_last_step_s_weights_are_tried_before_they_are_written() {
     let case = Case::new(&more, 0);
     let (code, said) = case.run(&[]);
     assert_eq!(code, Some(3), "{said}");
-    assert!(said.contains("the loss of the last step's weights is not finite after 1 steps"), "{said}");
+    assert!(said.contains("the loss of the last step's weights is not finite after 1 step"), "{said}");
     assert_eq!(names(&case.out()), ["live"], "a result, or a state, was left");
 }
