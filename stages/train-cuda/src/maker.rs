@@ -19,7 +19,7 @@ const GPU_FULL: [Policy; 2] = [(false, SavePolicy::All), (true, SavePolicy::All)
 const GPU_AGAIN: [Policy; 2] = [(true, SavePolicy::NoGateUp), (true, SavePolicy::Input)];
 /// Fewer tokens at a time than these are slower than computing activations again.
 const GPU_ENOUGH_TOKENS: usize = 4096;
-/// What the driver takes for its context and for graphs: 560 to 720 MB were seen.
+/// What the driver takes for its context and for graphs: 560 to 745 MB were seen.
 const CONTEXT_BYTES: u64 = 750_000_000;
 /// Recomputation, least first; results don't depend on it.
 const POLICIES: [SavePolicy; 3] = [SavePolicy::All, SavePolicy::NoGateUp, SavePolicy::Input];
