@@ -37,7 +37,11 @@ impl Graph {
         let mut graph = std::ptr::null_mut();
         // SAFETY: a capture is under way on this stream.
         let ended = check("cuStreamEndCapture", unsafe { sys::cuStreamEndCapture(stream, &raw mut graph) });
-        recorded.and(ended)?;
+        if let Err(error) = recorded.and(ended) {
+            // SAFETY: of no use any more; null where there is none, which the driver refuses.
+            let _ = unsafe { sys::cuGraphDestroy(graph) };
+            return Err(error);
+        }
         let mut exec = std::ptr::null_mut();
         // SAFETY: the graph was just made; it is not needed once it is instantiated.
         let made = unsafe {

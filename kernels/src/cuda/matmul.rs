@@ -214,8 +214,8 @@ impl Matmul {
         Self::batched(workspace, form, (a, b, c), ONE, finish, None)
     }
 
-    /// Prepares `c = a b + addend + bias`, rounded once. In bfloat16 and with columns that are no multiple of 8 the library was
-    /// seen to round in between: three tenths of the elements were one unit in the last place of their terms off.
+    /// Prepares `c = a b + addend + bias`, rounded once; but in bfloat16, with columns that are no multiple of 8, the library was
+    /// seen to round before it adds the bias, too.
     ///
     /// # Errors
     /// As [`Self::new`].

@@ -168,7 +168,8 @@ impl Run<'_> {
             let done = self.history.steps_done();
             if done == self.length.total {
                 self.live.telemetry().steady(false);
-                return self.store.settle();
+                let saved = self.store.settle();
+                return saved.map_err(|e| self.not_saved(e));
             }
             self.stop_if_cancelled()?;
             self.step(done, schedule.lr(done))?;
@@ -211,7 +212,8 @@ impl Run<'_> {
         self.history.steps.push(record);
         // The first step of a process loads kernels; what is busy then tells nothing.
         self.live.telemetry().steady(true);
-        self.store.settle_if_done()?;
+        let saved = self.store.settle_if_done();
+        saved.map_err(|e| self.not_saved(e))?;
         if self.is_good(loss) {
             self.store.prove()?;
         }
@@ -263,6 +265,11 @@ impl Run<'_> {
         }
     }
 
+    fn not_saved(&mut self, e: StageError) -> StageError {
+        let left = self.left();
+        e.next(format!("{left}; make room on that disk and start again"))
+    }
+
     /// The state that a restart goes on from.
     fn left(&mut self) -> String {
         let failed = self.store.settle().err();
@@ -278,7 +285,7 @@ impl Run<'_> {
     fn last_good(&mut self) -> String {
         let dir = self.store.dir().display().to_string();
         if let Err(e) = self.store.reject() {
-            return format!("a state that is not good is left in {dir} ({e}): delete it");
+            return format!("the newest state in {dir} is not good and can't be deleted ({e}): delete it");
         }
         match self.store.good_step() {
             Some(step) => format!("the last good checkpoint, of step {step}, is in {dir}"),
@@ -421,7 +428,8 @@ impl Run<'_> {
     /// Starts to save the state.
     fn save_state(&mut self) -> Result<()> {
         // Memory holds one state at a time.
-        self.store.settle()?;
+        let earlier = self.store.settle();
+        earlier.map_err(|e| self.not_saved(e))?;
         let before = self.history.wall_s;
         self.history.wall_s += self.live.elapsed_s();
         let state = self.trainer.state().map_err(engine_error);

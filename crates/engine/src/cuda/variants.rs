@@ -21,7 +21,7 @@ pub(super) struct Limits {
     runs: u32,
 }
 
-/// On an H100 a graph of a training pass of 24 layers takes 21 to 27 MB, and recording it about as long as three runs.
+/// On an H100 a graph of a training pass of 24 layers takes 19 to 27 MB, and recording it about as long as three runs.
 pub(super) const TRAINING: Limits = Limits { graphs: 6, runs: 3 };
 pub(super) const GENERATION: Limits = Limits { graphs: 48, runs: 1 };
 

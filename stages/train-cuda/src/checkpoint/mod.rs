@@ -115,6 +115,12 @@ impl Store {
         self.newest.as_ref().or(self.good.as_ref()).map(|saved| saved.step)
     }
 
+    /// What a process left that was killed while it wrote.
+    fn remove_partial(&self) -> Result<()> {
+        remove(&self.dir.join(NEWEST_PARTIAL))?;
+        remove(&self.dir.join(WEIGHTS_PARTIAL))
+    }
+
     fn is_ours(&self, stored: &Stored) -> bool {
         stored.fingerprint == self.fingerprint
     }
@@ -122,8 +128,9 @@ impl Store {
     /// Looks for the newest state of an earlier process with the same fingerprint.
     ///
     /// # Errors
-    /// Only when a file is there and can't be read at all.
+    /// Only when a file is there and can't be read at all, or what is not whole can't be deleted.
     pub(crate) fn load(&mut self) -> Result<Found> {
+        self.remove_partial()?;
         let mut passed_over = None;
         for file in [NEWEST_FILE, GOOD_FILE] {
             let (stored, state) = match self.read(file)? {
@@ -204,7 +211,6 @@ impl Store {
         let text = serde_json::to_string(&stored)
             .map_err(|e| StageError::internal(format!("can't write the run's history: {e}")))?;
         let partial = self.dir.join(NEWEST_PARTIAL);
-        // A process that was killed while it wrote left as much as it had.
         remove(&partial)?;
         fs::create_dir(&partial).map_err(|e| StageError::io("create the folder", &partial, e))?;
         self.writing = Some(Writing::start(partial.join(NEWEST_FILE), saved, text, state)?);
@@ -215,7 +221,7 @@ impl Store {
     /// Waits for the state that is being written: it is the newest then.
     ///
     /// # Errors
-    /// The disk's: the states are those of before.
+    /// The disk's: what became of the state says [`Self::newest_step`].
     pub(crate) fn settle(&mut self) -> Result<()> {
         let Some(writing) = self.writing.take() else { return Ok(()) };
         let (saved, is_good) = (writing.saved.clone(), writing.is_good);
@@ -225,9 +231,9 @@ impl Store {
         let removed = remove(&partial);
         named?;
         self.newest = Some(saved);
-        sync(&self.dir)?;
-        removed?;
-        if is_good { self.prove() } else { self.clean() }
+        let flushed = sync(&self.dir);
+        let done = if is_good { self.prove() } else { self.clean() };
+        flushed.and(removed).and(done)
     }
 
     /// [`Self::settle`], where nothing is left to wait for.
@@ -262,24 +268,26 @@ impl Store {
         }
         let Some(saved) = self.newest.clone() else { return Ok(()) };
         rename(&self.dir.join(NEWEST_FILE), &self.dir.join(GOOD_FILE))?;
-        sync(&self.dir)?;
         (self.good, self.newest) = (Some(saved), None);
+        sync(&self.dir)?;
         self.clean()
     }
 
     /// The newest state is not good: what is left is the last one that was.
     ///
     /// # Errors
-    /// The disk's.
+    /// It can't be deleted.
     pub(crate) fn reject(&mut self) -> Result<()> {
         // What could not be written is no state.
         let _ = self.settle();
-        if self.newest.take().is_none() {
+        if self.newest.is_none() {
             return Ok(());
         }
         remove(&self.dir.join(NEWEST_FILE))?;
-        sync(&self.dir)?;
-        self.clean()
+        self.newest = None;
+        // It is gone; weights that stay go with the next state.
+        let _ = sync(&self.dir).and_then(|()| self.clean());
+        Ok(())
     }
 
     /// Writes the weights of `step` into `best-N/` or `step-N/`, whole or not at all.
@@ -311,6 +319,7 @@ impl Store {
     /// # Errors
     /// The disk's.
     pub(crate) fn clear(&mut self) -> Result<()> {
+        self.remove_partial()?;
         remove(&self.dir.join(NEWEST_FILE))?;
         remove(&self.dir.join(GOOD_FILE))?;
         (self.good, self.newest) = (None, None);

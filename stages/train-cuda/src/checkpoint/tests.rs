@@ -265,7 +265,8 @@ fn a_state_that_is_being_written_is_none_yet_and_what_it_names_stays() {
     store.save_weights(&store.best_dir(5), &weights()).unwrap();
     store.start_saving(&better, state_5.clone()).unwrap();
     assert_eq!(store.newest_step(), Some(2));
-    assert_eq!(loaded(dir.path()).state, state());
+    let there = header(&dir.path().join(NEWEST_FILE)).unwrap();
+    assert_eq!(there.history(), history());
     // A loss comes out well: both states are good, the later one once it is there.
     store.prove().unwrap();
     assert_eq!((store.good_step(), store.newest_step()), (Some(2), Some(2)));
@@ -367,7 +368,7 @@ fn names_of_the_checkpoint_folder_are_known() {
 }
 
 #[test]
-fn what_a_killed_process_was_writing_goes_when_the_next_one_writes() {
+fn what_a_killed_process_was_writing_goes_with_the_next_one() {
     let dir = tempfile::tempdir().unwrap();
     store(dir.path()).save(&history(), state()).unwrap();
     for folder in [NEWEST_PARTIAL, WEIGHTS_PARTIAL] {
@@ -375,8 +376,29 @@ fn what_a_killed_process_was_writing_goes_when_the_next_one_writes() {
         fs::write(dir.path().join(folder).join(".tmpabc"), b"half").unwrap();
     }
     assert_eq!(loaded(dir.path()).state, state());
-    store(dir.path()).save(&history(), state()).unwrap();
     let mut names: Vec<String> = files(dir.path()).unwrap().iter().map(|path| name_of(path)).collect();
     names.sort();
     assert_eq!(names, ["best-1", NEWEST_FILE]);
+}
+
+/// A bad state that is deleted is gone, whatever else goes wrong; one that was shown to be good is none to delete.
+#[test]
+fn what_can_t_be_tidied_up_makes_no_state_bad() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = store(dir.path());
+    store.save(&history(), state()).unwrap();
+    store.prove().unwrap();
+    let (history_5, state_5) = later(3);
+    // Nothing in the folder can be listed or flushed once it has another name.
+    store.save(&history_5, state_5.clone()).unwrap();
+    let elsewhere = dir.path().with_extension("moved");
+    fs::rename(dir.path(), &elsewhere).unwrap();
+    store.reject().unwrap();
+    assert_eq!((store.good_step(), store.newest_step()), (Some(2), Some(2)));
+    fs::rename(&elsewhere, dir.path()).unwrap();
+    let mut again = Store::new(dir.path(), "f".into());
+    again.load().unwrap();
+    assert_eq!(again.newest_step(), Some(5), "it was not there to be deleted");
+    again.reject().unwrap();
+    assert_eq!(loaded(dir.path()).state, state());
 }
