@@ -43,7 +43,7 @@ struct Begun {
 }
 
 impl Begun {
-    fn is_of(&self, step: u64, now: &Prepared) -> bool {
+    fn is_first_of(&self, step: u64, now: &Prepared) -> bool {
         self.step == step && now.packed.first().is_some_and(|first| first.is_same(&self.first))
     }
 }
@@ -217,7 +217,7 @@ impl Trainer {
     /// When one of them does not fit.
     pub fn evaluate_all(&mut self, micro_batches: &[MicroBatch]) -> Result<Vec<LossSum>, EngineError> {
         self.settled()?;
-        self.rest()?;
+        self.finish_begun()?;
         let packer = self.packer();
         let packed: Vec<Packed> =
             micro_batches.iter().map(|micro| packer.pack(micro)).collect::<Result<_, _>>()?;
@@ -226,7 +226,7 @@ impl Trainer {
         for packed in &packed {
             self.backend.submit(&self.programs.evaluate, inputs_of(packed, scalars))?;
             losses.push(self.backend.note(&self.programs.evaluate, self.programs.evaluate_loss)?);
-            self.settle_now_and_then(&mut losses)?;
+            self.settle_when_many(&mut losses)?;
         }
         self.backend.wait()?;
         settle(&mut losses, |note| self.backend.noted(note));
@@ -420,7 +420,7 @@ impl Trainer {
     }
 
     /// Before anything else is run: what was begun of the next step stays, its loss as a value.
-    fn rest(&mut self) -> Result<(), EngineError> {
+    fn finish_begun(&mut self) -> Result<(), EngineError> {
         if let Some(begun) = &mut self.begun {
             self.backend.wait()?;
             settle(std::slice::from_mut(&mut begun.loss), |note| self.backend.noted(note));
@@ -431,7 +431,7 @@ impl Trainer {
     /// Gradients of the summed losses of all micro-batches in the slab, with what was begun of them; returns where the sums of
     /// their losses will be. Waits only where there are more of them than a backend keeps.
     fn accumulate(&mut self, prepared: &Prepared, scalars: Scalars) -> Result<Vec<Note>, EngineError> {
-        let begun = self.begun.take().filter(|begun| begun.is_of(scalars.step, prepared));
+        let begun = self.begun.take().filter(|begun| begun.is_first_of(scalars.step, prepared));
         let mut losses: Vec<Note> = begun.into_iter().map(|begun| begun.loss).collect();
         if losses.is_empty() {
             self.backend.submit(&self.programs.zero, without_rows(scalars))?;
@@ -439,13 +439,13 @@ impl Trainer {
         for packed in &prepared.packed[losses.len()..] {
             self.backend.submit(&self.programs.train, inputs_of(packed, scalars))?;
             losses.push(self.backend.note(&self.programs.train, self.programs.train_loss)?);
-            self.settle_now_and_then(&mut losses)?;
+            self.settle_when_many(&mut losses)?;
         }
         Ok(losses)
     }
 
     /// A backend keeps some notes: those of very many micro-batches are read on the way.
-    fn settle_now_and_then(&mut self, losses: &mut [Note]) -> Result<(), EngineError> {
+    fn settle_when_many(&mut self, losses: &mut [Note]) -> Result<(), EngineError> {
         if losses.len().is_multiple_of(NOTES / 2) {
             self.backend.wait()?;
             settle(losses, |note| self.backend.noted(note));

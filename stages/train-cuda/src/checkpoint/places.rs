@@ -92,7 +92,7 @@ fn delete(root: &Path, dir: &Path) -> Result<()> {
 /// The checkpoint folder, and the folders of runs in it.
 fn folders(root: &Path) -> Result<Vec<PathBuf>> {
     let mut all = entries(root)?;
-    all.retain(|path| path.is_dir() && name_of(path).starts_with(PREFIX));
+    all.retain(|path| path.is_dir() && is_run(&name_of(path)));
     all.push(root.to_owned());
     all.sort();
     Ok(all)
@@ -123,6 +123,13 @@ mod tests {
     use super::super::tests::{history, later, state, store_of};
     use super::*;
 
+    /// Fingerprints.
+    const A: &str = "aaaaaaaaaaaaaaaa";
+    const B: &str = "bbbbbbbbbbbbbbbb";
+    const C: &str = "cccccccccccccccc";
+    const D: &str = "dddddddddddddddd";
+    const E: &str = "eeeeeeeeeeeeeeee";
+
     fn names(dir: &Path) -> Vec<String> {
         let mut names: Vec<String> = entries(dir).unwrap().iter().map(|path| name_of(path)).collect();
         names.sort();
@@ -142,51 +149,57 @@ mod tests {
     fn a_run_leaves_the_state_of_another_where_it_is() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
-        let (own_a, others) = run(root, "a", 3);
+        let (own_a, others) = run(root, A, 3);
         assert_eq!((own_a.as_path(), others), (root, Others::default()));
         let kept = |dir: &Path, step| Some(Other { dir: dir.to_owned(), step });
-        let (own_b, others) = run(root, "b", 0);
-        assert_eq!((&own_b, &others.kept), (&root.join("run-b"), &kept(root, 5)));
-        let (again, others) = run(root, "a", 4);
+        let (own_b, others) = run(root, B, 0);
+        assert_eq!((&own_b, &others.kept), (&root.join(format!("run-{B}")), &kept(root, 5)));
+        let (again, others) = run(root, A, 4);
         assert_eq!((again.as_path(), &others.kept), (root, &kept(&own_b, 2)));
-        let (again, others) = run(root, "b", 1);
+        let (again, others) = run(root, B, 1);
         assert_eq!((&again, &others.kept), (&own_b, &kept(root, 6)));
         assert_eq!(others.deleted, []);
-        assert_eq!(names(root), ["best-1", "newest.safetensors", "run-b"]);
+        assert_eq!(names(root), ["best-1", "newest.safetensors", &format!("run-{B}")]);
     }
 
     #[test]
     fn of_others_the_furthest_stays() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
-        run(root, "a", 3);
-        run(root, "b", 0);
+        run(root, A, 3);
+        run(root, B, 0);
         // Two mistakes after each other do not delete what was there before them.
-        let (own_c, others) = run(root, "c", 9);
+        let (own_c, others) = run(root, C, 9);
         assert_eq!(others.kept.unwrap().dir, root);
-        assert_eq!(others.deleted, [Other { dir: root.join("run-b"), step: 2 }]);
-        assert_eq!(names(root), ["best-1", "newest.safetensors", "run-c"]);
-        fs::create_dir(root.join("run-nothing")).unwrap();
+        assert_eq!(others.deleted, [Other { dir: root.join(format!("run-{B}")), step: 2 }]);
+        assert_eq!(names(root), ["best-1", "newest.safetensors", &format!("run-{C}")]);
+        // Of a run that ended before its first state; and what is not ours.
+        fs::create_dir(root.join(format!("run-{E}"))).unwrap();
+        fs::create_dir(root.join("run-notes")).unwrap();
         fs::create_dir(root.join("notes")).unwrap();
-        let (_, others) = run(root, "d", 0);
+        let (_, others) = run(root, D, 0);
         assert_eq!((others.kept.unwrap().dir, others.deleted[0].dir.as_path()), (own_c, root));
-        assert_eq!(names(root), ["notes", "run-c", "run-d"]);
+        assert_eq!(names(root), ["notes", &format!("run-{C}"), &format!("run-{D}"), "run-notes"]);
         // What has a folder of its own keeps it where the other has gone.
-        assert_eq!(own(root, "d").unwrap(), root.join("run-d"));
-        assert_eq!(own(root, "e").unwrap(), root);
+        assert_eq!(own(root, D).unwrap(), root.join(format!("run-{D}")));
+        assert_eq!(own(root, E).unwrap(), root);
     }
 
     #[test]
     fn a_state_that_can_t_be_read_is_nobody_s() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
-        run(root, "a", 0);
+        run(root, A, 0);
         fs::write(root.join(NEWEST_FILE), "nothing").unwrap();
-        assert_eq!(own(root, "b").unwrap(), root);
-        let mut store = store_of(root, "a");
+        assert_eq!(own(root, B).unwrap(), root);
+        let mut store = store_of(root, A);
         store.save(&History { kept: vec![], ..history() }, state()).unwrap();
         store.prove().unwrap();
         fs::write(root.join(NEWEST_FILE), "nothing").unwrap();
-        assert_eq!(own(root, "b").unwrap(), root.join("run-b"), "the older state is that of another run");
+        assert_eq!(
+            own(root, B).unwrap(),
+            root.join(format!("run-{B}")),
+            "the older state is that of another run"
+        );
     }
 }
